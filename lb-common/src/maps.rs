@@ -1,0 +1,57 @@
+//! Names of the maps: in the object file, in `bpftool map`, and as file names under the pin directory.
+//!
+//! The kernel keeps 15 characters of a name. Maps that hold addresses exist once per family.
+
+/// Listener to service id, IPv4. Written by the agent.
+pub const LISTENERS_V4: &str = "LISTENERS_V4";
+/// Service id to [`crate::service::Service`]. Written by the agent.
+pub const SERVICES: &str = "SERVICES";
+/// Service id to its scheduler table: an inner array whose element 0 is the number of slots and whose other elements are backend
+/// ids. Written by the agent, a whole table at a time.
+pub const SLOTS: &str = "SLOTS";
+/// Service id to the round-robin cursor. Written by the program.
+pub const CURSORS: &str = "CURSORS";
+/// Backend id to [`crate::backend::Backend`], IPv4. Written by the agent.
+pub const BACKENDS_V4: &str = "BACKENDS_V4";
+/// Connection entries, IPv4. Created by the program, expired by the agent.
+pub const CONNECTIONS_V4: &str = "CONNECTIONS_V4";
+/// Source addresses for `full_nat`, IPv4. Written by the agent.
+pub const SNAT_V4: &str = "SNAT_V4";
+/// One [`crate::settings::Settings`]. Written by the agent.
+pub const SETTINGS: &str = "SETTINGS";
+/// One number: half-open connections now. Counted by the program, corrected by the agent.
+pub const HALF_OPEN: &str = "HALF_OPEN";
+/// Reason to packets, per CPU. Written by the program.
+pub const VERDICTS: &str = "VERDICTS";
+/// Service id to [`crate::counters::Traffic`], per CPU. Written by the program.
+pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
+/// Backend id to [`crate::counters::Traffic`], per CPU. Written by the program.
+pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
+
+/// Every map of the program, in the order in which they are pinned and checked.
+pub const ALL: [&str; 12] = [
+    LISTENERS_V4,
+    SERVICES,
+    SLOTS,
+    CURSORS,
+    BACKENDS_V4,
+    CONNECTIONS_V4,
+    SNAT_V4,
+    SETTINGS,
+    HALF_OPEN,
+    VERDICTS,
+    SERVICE_TRAFFIC,
+    BACKEND_TRAFFIC,
+];
+
+/// Names of the programs in the object file, one per kind of attachment. They are one packet path compiled four times.
+pub mod programs {
+    /// Native XDP on an interface whose driver hands over finished checksums.
+    pub const NATIVE: &str = "xlb_native";
+    /// Native XDP on a virtual interface, where a checksum may be unfinished and is finished here.
+    pub const NATIVE_VIRTUAL: &str = "xlb_native_virt";
+    /// Generic XDP. What looks unfinished is left to [`TC`], where the kernel knows what it is.
+    pub const GENERIC: &str = "xlb_generic";
+    /// Companion of [`GENERIC`] at tc ingress of the same interface.
+    pub const TC: &str = "xlb_tc";
+}

@@ -1,0 +1,166 @@
+//! What the program decided for a packet, and why.
+//!
+//! One list of reasons serves the counters, the metrics' labels, the commands and the documentation. Numbers are append-only and
+//! never used again: they index a map that outlives the agent.
+
+macro_rules! reasons {
+    ($(#[$enum_doc:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $label:literal;)+ }) => {
+        $(#[$enum_doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum $name {
+            $($(#[doc = $doc])+ $variant = $number,)+
+        }
+
+        impl $name {
+            /// Every reason, in order of its number.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The reason as metrics and commands spell it.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+
+            /// The reason in a sentence for people.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a packet was forwarded.
+    ForwardReason {
+        /// A client's packet, sent to its backend.
+        Forward = 0, "forward";
+        /// A backend's packet, sent to its client.
+        Reply = 1, "reply";
+    }
+}
+
+reasons! {
+    /// Why a packet was left to the kernel, byte for byte as it came.
+    PassReason {
+        /// Not an IP packet: ARP, LLDP and the like.
+        NotIp = 8, "not_ip";
+        /// IP, but neither TCP nor UDP.
+        NotTcpOrUdp = 9, "not_tcp_or_udp";
+        /// Addressed to no listener, and part of no connection.
+        NoListener = 10, "no_listener";
+        /// TCP to a listener, but part of no connection and not a SYN. The kernel answers with a reset if it owns the VIP.
+        NoConnection = 11, "no_connection";
+        /// A fragment of an IP packet.
+        Fragment = 12, "fragment";
+        /// Cut short, or with lengths that contradict each other.
+        Malformed = 13, "malformed";
+        /// The time to live ends here.
+        TtlExpired = 14, "ttl_expired";
+        /// The source address can't be answered.
+        InvalidSource = 15, "invalid_source";
+        /// In generic mode: a packet with an unfinished checksum, taken up again at the tc hook of the same interface.
+        LeftToTc = 16, "left_to_tc";
+    }
+}
+
+reasons! {
+    /// Why a packet was dropped.
+    DropReason {
+        /// The service has no backend that takes connections.
+        NoBackend = 32, "no_backend";
+        /// The connection table is full.
+        TableFull = 33, "table_full";
+        /// There are as many half-open connections as allowed.
+        HalfOpenFull = 34, "half_open_full";
+        /// The backend already talks to this client address and port on behalf of another listener.
+        TupleTaken = 35, "tuple_taken";
+        /// No free source port was found for `full_nat`.
+        PortsExhausted = 36, "ports_exhausted";
+        /// The neighbour on the way to the backend is not resolved yet.
+        NoNeighbor = 37, "no_neighbor";
+        /// There is no route to the backend, or forwarding is switched off on the interface.
+        NoRoute = 38, "no_route";
+        /// Larger than the way to the backend takes.
+        TooBig = 39, "too_big";
+        /// The packet changed under the program's hands; never seen, kept so that nothing is lost uncounted.
+        Vanished = 40, "vanished";
+    }
+}
+
+/// What the program decided for a packet that it does not forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Leave it to the kernel, unmodified.
+    Pass(PassReason),
+    /// Drop it.
+    Drop(DropReason),
+}
+
+impl From<PassReason> for Verdict {
+    #[inline(always)]
+    fn from(reason: PassReason) -> Self {
+        Self::Pass(reason)
+    }
+}
+
+impl From<DropReason> for Verdict {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// A counted outcome: its index in the counter map, and how metrics spell verdict and reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Index in the map [`crate::maps::VERDICTS`].
+    pub index: u32,
+    /// `forward`, `pass` or `drop`.
+    pub verdict: &'static str,
+    /// The reason's label.
+    pub reason: &'static str,
+    /// The reason in a sentence.
+    pub description: &'static str,
+}
+
+/// Every outcome that is counted, in order of its index.
+pub fn outcomes() -> impl Iterator<Item = Outcome> {
+    macro_rules! outcome {
+        ($verdict:literal, $reasons:ident) => {
+            $reasons::ALL.iter().map(|reason| Outcome {
+                index: *reason as u32,
+                verdict: $verdict,
+                reason: reason.label(),
+                description: reason.description(),
+            })
+        };
+    }
+    outcome!("forward", ForwardReason)
+        .chain(outcome!("pass", PassReason))
+        .chain(outcome!("drop", DropReason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::MAX_REASONS;
+
+    #[test]
+    fn indices_grow_and_fit_the_counter_map() {
+        let indices: Vec<u32> = outcomes().map(|outcome| outcome.index).collect();
+        assert!(indices.is_sorted_by(|a, b| a < b), "{indices:?}");
+        assert!(indices.iter().all(|index| *index < MAX_REASONS));
+    }
+
+    #[test]
+    fn labels_are_unique_and_descriptions_are_sentences() {
+        let mut labels: Vec<&str> = outcomes().map(|outcome| outcome.reason).collect();
+        labels.sort_unstable();
+        let count = labels.len();
+        labels.dedup();
+        assert_eq!(labels.len(), count);
+        for outcome in outcomes() {
+            assert!(outcome.description.trim().ends_with('.'), "{outcome:?}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The seam between the agent and the kernel.
+//!
+//! [`Dataplane`] is what the reconciler writes to. `aya` is the real one; `fake` keeps everything in memory and `faulty` fails on
+//! demand, so that every path of the reconciler runs in ordinary tests. The trait is about single map entries on purpose: order
+//! and idempotence are the reconciler's business, and its tests must see them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::{
+    backend::NextHop,
+    connection::{Direction, Seen},
+    counters::Traffic,
+    service::Service,
+    settings::Settings,
+};
+
+use crate::model::{Listener, Protocol};
+
+/// Number of a service in the maps, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(transparent)]
+pub struct ServiceId(pub u32);
+
+/// Number of a backend in the maps, from 1. One server in two services is two backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(transparent)]
+pub struct BackendId(pub u32);
+
+/// One backend as the maps have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendEntry {
+    /// The service it belongs to.
+    pub service: ServiceId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// In the configuration and not declared down; see [`lb_common::backend::Backend::ALIVE`].
+    pub alive: bool,
+    /// Way to the server; [`NextHop::UNKNOWN`] until it is resolved.
+    pub next_hop: NextHop,
+    /// Largest IP packet that the way to the server takes, in bytes; 0 while unknown.
+    pub mtu: u16,
+    /// This host's own address on the way to the server; unspecified (`0.0.0.0`) while unknown.
+    pub source: IpAddr,
+}
+
+/// One tracked connection direction as the maps have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionEntry {
+    /// The tuple it matches.
+    pub key: Tuple,
+    /// The tuple of the entry for the opposite direction.
+    pub twin: Tuple,
+    /// Which direction this entry is for.
+    pub direction: Direction,
+    /// What this direction has sent.
+    pub seen: Seen,
+    /// When it last saw a packet, in nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub last_seen: u64,
+    /// The service.
+    pub service: ServiceId,
+    /// The backend.
+    pub backend: BackendId,
+}
+
+/// Both ends of a flow, as a packet has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tuple {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Source address and port.
+    pub source: SocketAddr,
+    /// Destination address and port.
+    pub destination: SocketAddr,
+}
+
+/// A map operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation}: {source}")]
+pub struct DataplaneError {
+    /// What was attempted, with its subject: `set slots of service 3`.
+    pub operation: String,
+    /// What the kernel said.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Result of a map operation.
+pub type Result<T> = std::result::Result<T, DataplaneError>;
+
+/// Reading and writing the maps, one entry at a time. Removing what is not there is success.
+pub trait Dataplane: Send {
+    /// Every listener and its service.
+    fn listeners(&self) -> Result<Vec<(Listener, ServiceId)>>;
+    /// Points a listener at a service.
+    fn set_listener(&mut self, listener: Listener, service: ServiceId) -> Result<()>;
+    /// Removes a listener: its packets go to the kernel.
+    fn remove_listener(&mut self, listener: Listener) -> Result<()>;
+
+    /// Every service that has a record.
+    fn services(&self) -> Result<Vec<(ServiceId, Service)>>;
+    /// Writes the record of a service.
+    fn set_service(&mut self, id: ServiceId, service: Service) -> Result<()>;
+    /// Clears record and slots of a service.
+    fn remove_service(&mut self, id: ServiceId) -> Result<()>;
+
+    /// The slots of a service, empty when it has none.
+    fn slots(&self, id: ServiceId) -> Result<Vec<BackendId>>;
+    /// Replaces all slots of a service in one step: a packet sees the old ones or the new ones.
+    fn set_slots(&mut self, id: ServiceId, slots: &[BackendId]) -> Result<()>;
+
+    /// Every backend.
+    fn backends(&self) -> Result<Vec<(BackendId, BackendEntry)>>;
+    /// Writes one backend.
+    fn set_backend(&mut self, id: BackendId, backend: &BackendEntry) -> Result<()>;
+    /// Clears one backend.
+    fn remove_backend(&mut self, id: BackendId) -> Result<()>;
+
+    /// The source addresses for `full_nat`.
+    fn set_snat_addresses(&mut self, addresses: &[IpAddr]) -> Result<()>;
+    /// What the whole program obeys; `None` before the first write.
+    fn settings(&self) -> Result<Option<Settings>>;
+    /// Writes the settings.
+    fn set_settings(&mut self, settings: Settings) -> Result<()>;
+
+    /// Calls `visit` for every connection entry. Entries that come or go meanwhile may or may not be visited.
+    fn for_each_connection(&self, visit: &mut dyn FnMut(ConnectionEntry)) -> Result<()>;
+    /// Removes one connection entry.
+    fn remove_connection(&mut self, key: &Tuple) -> Result<()>;
+    /// Corrects the program's count of half-open connections.
+    fn set_half_open(&mut self, count: u32) -> Result<()>;
+
+    /// Packets per outcome, summed over CPUs, indexed as in [`lb_common::verdict::outcomes`].
+    fn verdicts(&self) -> Result<Vec<u64>>;
+    /// Traffic of a service, summed over CPUs.
+    fn service_traffic(&self, id: ServiceId) -> Result<Traffic>;
+    /// Traffic of a backend, summed over CPUs.
+    fn backend_traffic(&self, id: BackendId) -> Result<Traffic>;
+}

@@ -1,0 +1,4 @@
+//! The agent of xlb, as a library for its binary and its tests. `README.md` beside this crate shows the layers.
+
+pub mod dataplane;
+pub mod model;

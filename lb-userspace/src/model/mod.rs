@@ -1,0 +1,198 @@
+//! The configuration as the agent works with it: valid by construction.
+//!
+//! [`crate::config`] makes these values and checks what no type can express (no overlapping listeners, no backend that is a VIP, and
+//! so on). Everything behind it takes them as given. Nothing here knows of YAML or of maps.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+pub use lb_common::service::{Forwarding, Scheduler};
+
+/// One configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Where XDP attaches, in the order of the file.
+    pub interfaces: Vec<Interface>,
+    /// Path of the Unix socket that commands talk to.
+    pub socket: PathBuf,
+    /// The connection table.
+    pub connections: Connections,
+    /// Source addresses and ports for `full_nat`.
+    pub snat: Snat,
+    /// The services, in the order of the file; names are unique.
+    pub services: Vec<Service>,
+}
+
+/// An interface that XDP attaches to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name, as `ip link` prints it.
+    pub name: String,
+    /// How to attach.
+    pub mode: XdpMode,
+}
+
+/// How XDP attaches to an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum XdpMode {
+    /// Native, or generic with a warning where the driver has no XDP.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// After the driver, in the kernel's receive path.
+    Generic,
+}
+
+/// Capacity and timeouts of the connection table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Established connections.
+    pub max: u32,
+    /// Half-open connections.
+    pub half_open_max: u32,
+    /// How long an idle connection is kept.
+    pub timeouts: Timeouts,
+}
+
+/// How long an idle connection is kept, by phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP before the handshake is complete.
+    pub tcp_half_open: Duration,
+    /// TCP with data flowing. RFC 5382, REQ-5: at least 2 h 4 min.
+    pub tcp_established: Duration,
+    /// TCP after FINs of both sides or an RST. RFC 5382, REQ-5: at least 4 min.
+    pub tcp_closing: Duration,
+    /// UDP. RFC 4787, REQ-5: at least 2 min, 5 min recommended.
+    pub udp: Duration,
+}
+
+/// Source addresses and ports for `full_nat`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snat {
+    /// The pool; empty: the egress interface's own address.
+    pub addresses: Vec<IpAddr>,
+    /// The ports to take from.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// A named set of listeners, with the backends that serve them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// What clients dial: at least one, no two services share one.
+    pub listeners: Vec<Listener>,
+    /// How packets reach the backends.
+    pub forwarding: Forwarding,
+    /// How a new connection is given a backend.
+    pub scheduler: Scheduler,
+    /// How backends are probed; `None`: they always count as healthy.
+    pub health_check: Option<HealthCheck>,
+    /// What happens to new connections while every backend is down.
+    pub when_all_down: WhenAllDown,
+    /// The backends; addresses are unique within the service.
+    pub backends: Vec<Backend>,
+}
+
+/// VIP, port and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listener {
+    /// VIP and port.
+    pub address: SocketAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The number in the IP header.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => lb_common::flow::protocol::TCP,
+            Self::Udp => lb_common::flow::protocol::UDP,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, self.address)
+    }
+}
+
+/// A server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share of new connections relative to the others; 0 drains it.
+    pub weight: u16,
+}
+
+/// What happens to new connections while every backend is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenAllDown {
+    /// They go to all backends: if all probes fail at once, the probes are the likelier culprit.
+    #[default]
+    ForwardToAll,
+    /// They are dropped and counted.
+    Drop,
+}
+
+/// How the backends of a service are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is done.
+    pub probe: Probe,
+    /// The port to probe; `None`: the backend's own.
+    pub port: Option<u16>,
+    /// From the start of one probe to the start of the next.
+    pub interval: Duration,
+    /// After which a probe has failed.
+    pub timeout: Duration,
+    /// Consecutive successes after which a backend is up.
+    pub rise: u32,
+    /// Consecutive failures after which it is down.
+    pub fall: u32,
+}
+
+/// What one probe does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Opens a connection.
+    Tcp,
+    /// Sends `GET path` and looks at the status.
+    Http {
+        /// The path, starting with a slash.
+        path: String,
+        /// Statuses that count as success.
+        expect: RangeInclusive<u16>,
+    },
+}
