@@ -87,6 +87,14 @@ reasons! {
     }
 }
 
+reasons! {
+    /// Something that happened beside a packet's verdict and is worth counting.
+    Event {
+        /// One of a connection's two entries was gone and was made anew from the other.
+        PairRepaired = 56, "pair_repaired";
+    }
+}
+
 /// What the program decided for a packet that it does not forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -94,6 +102,8 @@ pub enum Verdict {
     Pass(PassReason),
     /// Drop it.
     Drop(DropReason),
+    /// Leave it to the kernel without counting it: a hook before this one judged it.
+    AlreadyJudged,
 }
 
 impl From<PassReason> for Verdict {
@@ -110,7 +120,7 @@ impl From<DropReason> for Verdict {
     }
 }
 
-/// A counted outcome: its index in the counter map, and how metrics spell verdict and reason.
+/// A counted outcome of a packet: its index in the counter map, and how metrics spell verdict and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Index in the map [`crate::maps::VERDICTS`].
@@ -147,7 +157,10 @@ mod tests {
 
     #[test]
     fn indices_grow_and_fit_the_counter_map() {
-        let indices: Vec<u32> = outcomes().map(|outcome| outcome.index).collect();
+        let indices: Vec<u32> = outcomes()
+            .map(|outcome| outcome.index)
+            .chain(Event::ALL.iter().map(|event| *event as u32))
+            .collect();
         assert!(indices.is_sorted_by(|a, b| a < b), "{indices:?}");
         assert!(indices.iter().all(|index| *index < MAX_REASONS));
     }

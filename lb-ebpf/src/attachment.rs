@@ -1,0 +1,248 @@
+//! The kinds of attachment, each a [`Context`]. They differ in how an unfinished checksum is recognised and finished, and in nothing
+//! else:
+//!
+//! | program | packets with an unfinished checksum |
+//! |---|---|
+//! | [`Native`] | can't occur: the driver hands over what was on the wire |
+//! | [`NativeVirtual`] | finished here, since a redirected XDP frame carries no note for the kernel to finish it |
+//! | [`Generic`] | left to [`Tc`] |
+//! | [`Tc`] | adjusted by a kernel helper that knows what the packet is, and finished by whoever needs it finished |
+//!
+//! Why generic XDP leaves them: it works on kernel packets, whose note about the checksum it can't see, so a finished checksum
+//! that looks unfinished (one in 65,536) could not be told apart; and packets of local sockets are up to 64 KiB long, which a
+//! generic redirect refuses (`xdp_ok_fwd_dev` in `include/linux/filter.h`), but tc does not.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, xdp_action},
+    helpers::generated::{bpf_fib_lookup as fib_lookup_helper, bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data},
+    programs::{TcContext, XdpContext},
+};
+use lb_common::{
+    Address,
+    checksum::{Sum, TupleDelta, update, update_udp},
+    flow::{FlowKey, protocol},
+    verdict::{PassReason, Verdict},
+};
+
+use crate::{
+    checksum,
+    context::{Context, RawContext},
+    parse::{MAX_HEADERS, Packet},
+};
+
+/// Size of the parameter block of the routing lookup; the kernel checks it.
+const FIB_PARAMS_LENGTH: i32 = size_of::<bpf_fib_lookup>() as i32;
+
+#[inline(always)]
+fn fib_lookup(ctx: RawContext, params: &mut bpf_fib_lookup) -> i64 {
+    // SAFETY: the context is the program's own, the parameter block is initialised and of the length that is given.
+    unsafe { fib_lookup_helper(ctx, params, FIB_PARAMS_LENGTH, 0) }
+}
+
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the helper returns a hook's action, a small positive number"
+)]
+#[expect(clippy::cast_sign_loss, reason = "as above")]
+fn redirect(ifindex: u32) -> u32 {
+    // SAFETY: takes numbers only; an interface that is gone makes the kernel drop the packet.
+    unsafe { bpf_redirect(ifindex, 0) as u32 }
+}
+
+/// Writes the L4 checksum field updated by `delta`, for a packet whose checksum is finished.
+#[inline(always)]
+fn update_finished<C: Context, A: Address>(ctx: &C, packet: &Packet<A>, delta: &TupleDelta) -> Result<(), Verdict> {
+    let field = packet.l4_checksum;
+    let field = if packet.key.protocol == protocol::UDP {
+        update_udp(field, delta.all())
+    } else {
+        update(field, delta.all())
+    };
+    checksum::write_l4(ctx, packet, field)
+}
+
+/// An XDP hook; the parameter tells the kinds apart.
+pub(crate) struct Xdp<const KIND: u8>(XdpContext);
+
+const NATIVE: u8 = 0;
+const NATIVE_VIRTUAL: u8 = 1;
+const GENERIC: u8 = 2;
+
+/// Native XDP behind a driver that hands over finished checksums.
+pub(crate) type Native = Xdp<NATIVE>;
+/// Native XDP on a virtual interface (veth, tap), where local sockets send.
+pub(crate) type NativeVirtual = Xdp<NATIVE_VIRTUAL>;
+/// Generic XDP.
+pub(crate) type Generic = Xdp<GENERIC>;
+
+impl<const KIND: u8> Xdp<KIND> {
+    #[inline(always)]
+    pub(crate) const fn new(ctx: XdpContext) -> Self {
+        Self(ctx)
+    }
+}
+
+impl<const KIND: u8> Context for Xdp<KIND> {
+    const PASS: u32 = xdp_action::XDP_PASS;
+    const DROP: u32 = xdp_action::XDP_DROP;
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        self.0.data()
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        self.0.data_end()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (*self.0.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn accept(&self, partial: bool) -> Result<(), Verdict> {
+        if KIND == GENERIC && partial {
+            return Err(PassReason::LeftToTc.into());
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn is_segmented_later(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn fib_lookup(&self, params: &mut bpf_fib_lookup) -> i64 {
+        fib_lookup(self.0.as_ptr(), params)
+    }
+
+    #[inline(always)]
+    fn finish_l4_checksum<A: Address>(
+        &self,
+        packet: &Packet<A>,
+        to: &FlowKey<A>,
+        delta: &TupleDelta,
+    ) -> Result<(), Verdict> {
+        if KIND == NATIVE_VIRTUAL && packet.partial {
+            return checksum::complete(self, packet, to);
+        }
+        update_finished(self, packet, delta)
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> u32 {
+        redirect(ifindex)
+    }
+}
+
+/// tc ingress, behind [`Generic`].
+pub(crate) struct Tc(TcContext);
+
+impl Tc {
+    /// Takes a packet on, with all headers where they can be read directly.
+    #[inline(always)]
+    pub(crate) fn new(ctx: TcContext) -> Self {
+        let headers = ctx.len().min(MAX_HEADERS as u32);
+        // SAFETY: the context is the program's own. On failure the headers are missing and the packet counts as cut short.
+        unsafe { bpf_skb_pull_data(ctx.skb.skb, headers) };
+        Self(ctx)
+    }
+
+    /// Adjusts the checksum field through the kernel, which knows whether it is finished.
+    #[inline(always)]
+    fn replace(&self, offset: usize, delta: Sum, flags: u32) {
+        // SAFETY: the context is the program's own. The helper fails only where the field is not within the packet.
+        unsafe {
+            bpf_l4_csum_replace(
+                self.0.skb.skb,
+                offset as u32,
+                0,
+                u64::from(delta.fold()),
+                u64::from(flags),
+            )
+        };
+    }
+}
+
+impl Context for Tc {
+    /// Not `TC_ACT_OK`: other filters on the interface have their say.
+    const PASS: u32 = TC_ACT_UNSPEC.cast_unsigned();
+    const DROP: u32 = TC_ACT_SHOT.cast_unsigned();
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        self.0.data()
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        self.0.data_end()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn accept(&self, partial: bool) -> Result<(), Verdict> {
+        if partial { Ok(()) } else { Err(Verdict::AlreadyJudged) }
+    }
+
+    /// What is not a TCP or UDP packet with an unfinished checksum was judged, and counted, by the XDP program.
+    #[inline(always)]
+    fn judge_unparsed(_verdict: Verdict) -> Verdict {
+        Verdict::AlreadyJudged
+    }
+
+    #[inline(always)]
+    fn is_segmented_later(&self) -> bool {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (*self.0.skb.skb).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn fib_lookup(&self, params: &mut bpf_fib_lookup) -> i64 {
+        fib_lookup(self.0.as_ptr(), params)
+    }
+
+    #[inline(always)]
+    fn finish_l4_checksum<A: Address>(
+        &self,
+        packet: &Packet<A>,
+        _to: &FlowKey<A>,
+        delta: &TupleDelta,
+    ) -> Result<(), Verdict> {
+        let offset = checksum::l4_field_offset(packet);
+        let zero = if packet.key.protocol == protocol::UDP {
+            BPF_F_MARK_MANGLED_0
+        } else {
+            0
+        };
+        self.replace(offset, delta.addresses, BPF_F_PSEUDO_HDR | zero);
+        self.replace(offset, delta.ports, zero);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> u32 {
+        redirect(ifindex)
+    }
+}
