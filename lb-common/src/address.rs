@@ -40,6 +40,10 @@ impl Address for V4 {
     }
 }
 
+#[cfg(feature = "user")]
+// SAFETY: a transparent integer, every bit pattern is a value.
+unsafe impl aya::Pod for V4 {}
+
 #[cfg(any(test, feature = "user"))]
 impl From<std::net::Ipv4Addr> for V4 {
     fn from(address: std::net::Ipv4Addr) -> Self {

@@ -71,6 +71,14 @@ pub struct Service {
 const _: () = assert!(size_of::<Service>() == 8);
 
 impl Service {
+    /// What stands at the index of a service that is not.
+    pub const CLEARED: Self = Self {
+        scheduler: 0,
+        forwarding: 0,
+        defined: 0,
+        padding: [0; 5],
+    };
+
     /// A service with this scheduler and forwarding mode.
     pub const fn new(scheduler: Scheduler, forwarding: Forwarding) -> Self {
         Self {

@@ -90,17 +90,19 @@ impl<const KIND: u8> Context for Xdp<KIND> {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        self.0.data()
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (&raw const (*self.0.ctx).data).read_volatile() as usize }
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        self.0.data_end()
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0.ctx).data_end).read_volatile() as usize }
     }
 
     #[inline(always)]
     fn length(&self) -> usize {
-        self.0.data_end() - self.0.data()
+        self.data_end() - self.data()
     }
 
     #[inline(always)]
@@ -182,12 +184,14 @@ impl Context for Tc {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        self.0.data()
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (&raw const (*self.0.skb.skb).data).read_volatile() as usize }
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        self.0.data_end()
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0.skb.skb).data_end).read_volatile() as usize }
     }
 
     #[inline(always)]

@@ -20,6 +20,9 @@ pub(crate) trait Context {
     const DROP: u32;
 
     /// Address of the first byte that can be read directly.
+    ///
+    /// Read from the context each time it is asked, never remembered by the compiler: the verifier wants each access derived from
+    /// the very pointer whose bounds were checked, which an optimiser that merges two checks would undo.
     fn data(&self) -> usize;
     /// Address behind the last byte that can be read directly.
     fn data_end(&self) -> usize;

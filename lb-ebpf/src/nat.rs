@@ -8,7 +8,7 @@ use lb_common::{
     limits::{MAX_SNAT_ADDRESSES, SNAT_PORT_TRIES},
     scheduler::source_hash,
     service::Forwarding,
-    settings::Settings,
+    settings::{PortRange, Settings},
     verdict::DropReason,
 };
 
@@ -20,14 +20,10 @@ use crate::family::Family;
 /// (RFC 6056, section 3.3.1).
 pub(crate) struct ReplyKeys<F> {
     key: FlowKey<F>,
-    ports: Option<Ports>,
+    translates_source: bool,
+    ports: PortRange,
+    host_ports: PortRange,
     tried: u32,
-}
-
-/// Ports that `full_nat` draws from.
-#[derive(Clone, Copy)]
-struct Ports {
-    settings: Settings,
 }
 
 impl<F: Family> ReplyKeys<F> {
@@ -37,18 +33,21 @@ impl<F: Family> ReplyKeys<F> {
     /// The candidates for a client's packet with the tuple `client` to `backend`.
     #[inline(always)]
     pub(crate) fn new(client: &FlowKey<F>, backend: &Backend<F>, forwarding: u8, settings: &Settings) -> Self {
-        let server = (backend.address, backend.port);
-        if forwarding == Forwarding::FullNat as u8 {
-            let source = source_address::<F>(client, backend, settings);
-            return Self {
-                key: FlowKey::new(server, (source, client.source_port), client.protocol),
-                ports: Some(Ports { settings: *settings }),
-                tried: 0,
-            };
-        }
+        let translates_source = forwarding == Forwarding::FullNat as u8;
+        let source = if translates_source {
+            source_address::<F>(client, backend, settings)
+        } else {
+            client.source
+        };
         Self {
-            key: FlowKey::new(server, (client.source, client.source_port), client.protocol),
-            ports: None,
+            key: FlowKey::new(
+                (backend.address, backend.port),
+                (source, client.source_port),
+                client.protocol,
+            ),
+            translates_source,
+            ports: settings.snat_ports,
+            host_ports: settings.host_ports,
             tried: 0,
         }
     }
@@ -58,16 +57,16 @@ impl<F: Family> ReplyKeys<F> {
     pub(crate) fn next(&mut self) -> Option<FlowKey<F>> {
         let first = self.tried == 0;
         self.tried += 1;
-        let Some(Ports { settings }) = self.ports else {
+        if !self.translates_source {
             return first.then_some(self.key);
-        };
+        }
         let own = self.key.destination_port.to_native();
-        if first && settings.snat_ports.contains(own) && !settings.host_ports.contains(own) {
+        if first && self.ports.contains(own) && !self.host_ports.contains(own) {
             return Some(self.key);
         }
         // SAFETY: takes nothing, returns a number.
         let random = unsafe { bpf_get_prandom_u32() };
-        let port = settings.snat_ports.pick(random, settings.host_ports)?;
+        let port = self.ports.pick(random, self.host_ports)?;
         self.key.destination_port = Be16::new(port);
         Some(self.key)
     }
@@ -75,9 +74,10 @@ impl<F: Family> ReplyKeys<F> {
     /// Why a new connection is refused when every candidate is taken.
     #[inline(always)]
     pub(crate) const fn refusal(&self) -> DropReason {
-        match self.ports {
-            Some(_) => DropReason::PortsExhausted,
-            None => DropReason::TupleTaken,
+        if self.translates_source {
+            DropReason::PortsExhausted
+        } else {
+            DropReason::TupleTaken
         }
     }
 }

@@ -100,9 +100,8 @@ fn tcp<C: Context>(ctx: &C, l4: usize, payload: u16) -> Result<TransportHeader, 
     let header: *const TcpHdr = ctx.at(l4).ok_or(PassReason::Malformed)?;
     /// Data offset and flags within the header (RFC 9293, section 3.1).
     const OFFSET_AND_FLAGS: usize = 12;
-    let offset_and_flags: *const [u8; 2] = ctx.at(l4 + OFFSET_AND_FLAGS).ok_or(PassReason::Malformed)?;
-    // SAFETY: `at` checked the bounds.
-    let [offset, flags] = unsafe { *offset_and_flags };
+    // SAFETY: within the header, whose bounds `at` checked; bytes have no alignment.
+    let [offset, flags] = unsafe { *header.cast::<[u8; 2]>().byte_add(OFFSET_AND_FLAGS) };
     let header_length = u16::from(offset >> 4) * 4;
     if usize::from(header_length) < TcpHdr::LEN || header_length > payload {
         return Err(PassReason::Malformed.into());

@@ -4,6 +4,9 @@
 //! demand, so that every path of the reconciler runs in ordinary tests. The trait is about single map entries on purpose: order
 //! and idempotence are the reconciler's business, and its tests must see them.
 
+pub mod aya;
+pub mod pins;
+
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{

@@ -1,0 +1,184 @@
+//! The pin directory: where maps and links live on when the agent does not.
+//!
+//! bpffs is writable for everybody by default, so a directory that somebody else made, or may write to, is not trusted.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// Where the pins are unless `--pins` says otherwise.
+pub const DEFAULT_DIRECTORY: &str = "/sys/fs/bpf/xlb";
+
+/// Why a pin directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinsError {
+    /// The parent is not bpffs.
+    #[error(
+        "{directory} is not on a bpf file system; mount one: mount -t bpf bpf /sys/fs/bpf (inside a network namespace \
+         enter with `nsenter --net=`: `ip netns exec` hides it)"
+    )]
+    NotBpffs {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Somebody else could change it.
+    #[error("{directory} is not to be trusted: {reason}; if nobody else uses it, remove it: rm -r {directory}")]
+    Untrusted {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file operation failed.
+    #[error("cannot {operation} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A pin directory that belongs to this user and nobody else can write to.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    /// Opens the directory, making it with mode 0700 if it is not there.
+    pub fn create(directory: &Path) -> Result<Self, PinsError> {
+        let parent = directory.parent().unwrap_or(directory);
+        if !is_bpffs(parent) {
+            return Err(PinsError::NotBpffs {
+                directory: directory.to_owned(),
+            });
+        }
+        match fs::DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => {
+                return Err(PinsError::Io {
+                    operation: "create",
+                    path: directory.to_owned(),
+                    source,
+                });
+            }
+        }
+        let pins = Self {
+            directory: directory.to_owned(),
+        };
+        pins.check_owner()?;
+        Ok(pins)
+    }
+
+    /// Opens the directory if it is there.
+    pub fn open(directory: &Path) -> Result<Option<Self>, PinsError> {
+        let pins = Self {
+            directory: directory.to_owned(),
+        };
+        match fs::symlink_metadata(directory) {
+            Ok(_) => {
+                pins.check_owner()?;
+                Ok(Some(pins))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(PinsError::Io {
+                operation: "read",
+                path: directory.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    fn check_owner(&self) -> Result<(), PinsError> {
+        let untrusted = |reason: String| PinsError::Untrusted {
+            directory: self.directory.clone(),
+            reason,
+        };
+        let metadata = fs::symlink_metadata(&self.directory).map_err(|source| PinsError::Io {
+            operation: "read",
+            path: self.directory.clone(),
+            source,
+        })?;
+        let user = nix::unistd::geteuid().as_raw();
+        if !metadata.is_dir() {
+            return Err(untrusted("it is not a directory".to_owned()));
+        }
+        if metadata.uid() != user {
+            return Err(untrusted(format!(
+                "it belongs to user {}, not to {user}",
+                metadata.uid()
+            )));
+        }
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(untrusted(format!("its mode is {mode:04o}, expected 0700")));
+        }
+        Ok(())
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where a map is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Where the XDP link of an interface is pinned. By index, since a name may hold a dot, which bpffs refuses.
+    pub fn link(&self, ifindex: u32) -> PathBuf {
+        self.directory.join(format!("{LINK_PREFIX}{ifindex}"))
+    }
+
+    /// Indices of the interfaces that have a pinned link.
+    pub fn links(&self) -> Result<Vec<u32>, PinsError> {
+        let error = |source| PinsError::Io {
+            operation: "list",
+            path: self.directory.clone(),
+            source,
+        };
+        let mut links = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(error)? {
+            let name = entry.map_err(error)?.file_name();
+            let index: Option<u32> = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(LINK_PREFIX)?.parse().ok());
+            links.extend(index);
+        }
+        Ok(links)
+    }
+
+    /// Removes a pin; one that is not there is fine.
+    pub fn remove(&self, path: &Path) -> Result<(), PinsError> {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PinsError::Io {
+                operation: "remove",
+                path: path.to_owned(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the directory, which must be empty.
+    pub fn remove_directory(self) -> Result<(), PinsError> {
+        fs::remove_dir(&self.directory).map_err(|source| PinsError::Io {
+            operation: "remove",
+            path: self.directory,
+            source,
+        })
+    }
+}
+
+const LINK_PREFIX: &str = "xdp-";
+
+fn is_bpffs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
+}
