@@ -1,0 +1,3 @@
+//! Every command that a developer of xlb needs: `cargo xtask help`.
+
+fn main() {}
