@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
-    cargo::{self, Workspace},
+    cargo::{Profile, Workspace},
     privilege, setup,
 };
 
@@ -23,12 +23,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_build()?;
     let root = privilege::for_kernel()?;
     let workspace = Workspace::find()?;
-    let binary = workspace.release_binary()?;
-    let mut build = workspace.cargo("build");
-    build.args(["--release", "--package", "lb-tests", "--bin", "bench"]);
-    let bench = cargo::only(cargo::build_executables(build)?, "bench")?;
+    let xlb = workspace.release_xlb()?;
+    let bench = workspace.binary("lb-tests", "bench", Profile::Release)?;
     let error = root
-        .command(&bench, &[("XLB_BIN", &binary)])
+        .command(&bench, &[("XLB_BIN", &xlb)])
         .args(&options.arguments)
         .exec();
     Err(error).with_context(|| format!("cannot run {}", bench.display()))

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    cargo::{self, Workspace},
+    cargo::{Profile, Workspace},
     setup,
 };
 
@@ -19,14 +19,12 @@ pub(crate) struct Options {
 /// Runs the subcommand.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_build()?;
-    let workspace = Workspace::find()?;
-    let binary = if options.release {
-        workspace.release_binary()?
+    let profile = if options.release {
+        Profile::Release
     } else {
-        let mut cargo = workspace.cargo("build");
-        cargo.args(["--package", "lb-userspace", "--bin", "xlb"]);
-        cargo::only(cargo::build_executables(cargo)?, "xlb")?
+        Profile::Development
     };
+    let binary = Workspace::find()?.binary("lb-userspace", "xlb", profile)?;
     println!("{}", binary.display());
     Ok(())
 }

@@ -3,12 +3,21 @@
 use std::{
     env,
     io::BufReader,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use cargo_metadata::{Message, MetadataCommand, camino::Utf8PathBuf};
+use cargo_metadata::{Artifact, Message, MetadataCommand, camino::Utf8PathBuf};
+
+/// How much a build is optimised.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Quick to build.
+    Development,
+    /// As it is shipped.
+    Release,
+}
 
 /// Where the workspace is and where it builds.
 pub(crate) struct Workspace {
@@ -43,15 +52,29 @@ impl Workspace {
         command
     }
 
+    /// Builds one binary and tells where it is.
+    ///
+    /// # Errors
+    ///
+    /// When it does not build.
+    pub(crate) fn binary(&self, package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
+        let mut cargo = self.cargo("build");
+        cargo.args(["--package", package, "--bin", name]);
+        if profile == Profile::Release {
+            cargo.arg("--release");
+        }
+        build_executables(cargo, |artifact| artifact.target.name == name)?
+            .pop()
+            .with_context(|| format!("cargo built no executable `{name}`"))
+    }
+
     /// Builds `xlb` as it is shipped and tells where it is.
     ///
     /// # Errors
     ///
     /// When it does not build.
-    pub(crate) fn release_binary(&self) -> Result<PathBuf> {
-        let mut cargo = self.cargo("build");
-        cargo.args(["--release", "--package", "lb-userspace", "--bin", "xlb"]);
-        only(build_executables(cargo)?, "xlb")
+    pub(crate) fn release_xlb(&self) -> Result<PathBuf> {
+        self.binary("lb-userspace", "xlb", Profile::Release)
     }
 }
 
@@ -61,18 +84,20 @@ impl Workspace {
 ///
 /// When it cannot be started or does not succeed.
 pub(crate) fn succeed(command: &mut Command) -> Result<()> {
-    let name = command.get_program().display().to_string();
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str()).display().to_string();
     let status = command.status().with_context(|| format!("cannot run {name}"))?;
     ensure!(status.success(), "{name} failed: {status}");
     Ok(())
 }
 
-/// Runs a cargo command that builds, shows the compiler's messages, and returns the executables it made, fresh ones included.
+/// Runs a cargo command that builds, shows the compiler's messages, and returns the executables that are `wanted`, fresh ones
+/// included. Cargo names more than it was asked for: the binaries of a package come along with its tests.
 ///
 /// # Errors
 ///
 /// When it does not build.
-pub(crate) fn build_executables(mut cargo: Command) -> Result<Vec<PathBuf>> {
+pub(crate) fn build_executables(mut cargo: Command, wanted: impl Fn(&Artifact) -> bool) -> Result<Vec<PathBuf>> {
     let mut child = cargo
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
@@ -81,22 +106,14 @@ pub(crate) fn build_executables(mut cargo: Command) -> Result<Vec<PathBuf>> {
     let stdout = child.stdout.take().context("cargo has no output")?;
     let mut executables = Vec::new();
     for message in Message::parse_stream(BufReader::new(stdout)) {
-        if let Message::CompilerArtifact(artifact) = message.context("cannot read cargo's messages")? {
-            executables.extend(artifact.executable.map(Utf8PathBuf::into_std_path_buf));
+        match message.context("cannot read cargo's messages")? {
+            Message::CompilerArtifact(artifact) if wanted(&artifact) => {
+                executables.extend(artifact.executable.map(Utf8PathBuf::into_std_path_buf));
+            }
+            _ => {}
         }
     }
     let status = child.wait().context("cannot wait for cargo")?;
     ensure!(status.success(), "the build failed; see above");
     Ok(executables)
-}
-
-/// The one executable that a build of `name` made.
-///
-/// # Errors
-///
-/// When there is none or more than one.
-pub(crate) fn only(executables: Vec<PathBuf>, name: &str) -> Result<PathBuf> {
-    let [executable] = <[PathBuf; 1]>::try_from(executables)
-        .map_err(|found| anyhow::anyhow!("expected one executable of {name}, cargo built {}", found.len()))?;
-    Ok(executable)
 }

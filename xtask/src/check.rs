@@ -97,7 +97,14 @@ fn cargo_deny(workspace: &Workspace) -> Result<()> {
     };
 
     let fetched = deny(&["--log-level=off", "fetch", "db"]).stdin(Stdio::null()).status();
-    let mut command = deny(&["--log-level=error", "check", "bans", "licenses", "sources"]);
+    let mut command = deny(&[
+        "--log-level=warn",
+        "check",
+        "--hide-inclusion-graph",
+        "bans",
+        "licenses",
+        "sources",
+    ]);
     if fetched.context("cannot run cargo-deny")?.success() {
         command.arg("advisories");
     } else {

@@ -127,6 +127,14 @@ mod tests {
     }
 
     #[test]
+    fn sudo_hands_variables_on() {
+        let command = Root::Sudo.command(Path::new("/lab/netns"), &[("XLB_BIN", Path::new("/lab/xlb"))]);
+        assert_eq!(command.get_program(), "sudo");
+        let arguments: Vec<_> = command.get_args().collect();
+        assert_eq!(arguments, ["--", "env", "XLB_BIN=/lab/xlb", "/lab/netns"]);
+    }
+
+    #[test]
     fn bpffs_is_found_by_place_and_type() {
         assert!(is_bpffs_mounted(
             "proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n"

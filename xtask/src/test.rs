@@ -172,11 +172,11 @@ impl Layer {
         if self == Self::Lab {
             build.arg("--lib");
         }
-        let executables = cargo::build_executables(build)?;
+        let executables = cargo::build_executables(build, |artifact| artifact.profile.test)?;
         // Packet tests load the program by the library; the others run the binary as it is shipped.
         let binary = match self {
             Self::Packet => None,
-            _ => Some(workspace.release_binary()?),
+            _ => Some(workspace.release_xlb()?),
         };
         let package = workspace.root.join("tests");
         let command = |executable: &PathBuf| {

@@ -14,7 +14,7 @@ use crate::{cargo::Workspace, privilege, setup};
 pub(crate) fn replace_process(subcommand: &str, arguments: &[String]) -> Result<()> {
     setup::for_build()?;
     let root = privilege::for_kernel()?;
-    let binary = Workspace::find()?.release_binary()?;
+    let binary = Workspace::find()?.release_xlb()?;
     let error = root.command(&binary, &[]).arg(subcommand).args(arguments).exec();
     Err(error).with_context(|| format!("cannot run {}", binary.display()))
 }
