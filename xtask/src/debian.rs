@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -57,7 +57,7 @@ if [ ! -e "$policy" ]; then
 fi
 apt-get update -qq
 apt-get install -qq --yes --no-install-recommends "$@"
-if [ -d /run/systemd/system ]; then
+if command -v systemctl > /dev/null; then
     for package in "$@"; do
         systemctl disable --quiet "$package" 2>/dev/null || true
     done
@@ -105,19 +105,19 @@ pub(crate) fn make_sure_of_real_programs(root: Root) -> Result<()> {
         packages.join(", ")
     );
     let mut install = root.command(Path::new("sh"), &[]);
-    install.args(["-c", INSTALL, "sh"]).args(packages).stdin(Stdio::null());
-    run_quietly(&mut install).with_context(|| advice(&absent))
+    // The chatter of package managers is of no use, their errors are.
+    install
+        .args(["-c", INSTALL, "sh"])
+        .args(packages)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    cargo::succeed(&mut install).with_context(|| advice(&absent))
 }
 
 /// A program on `PATH` or among those of the administrator, which not every user has on `PATH`.
 fn find(name: &str) -> Option<PathBuf> {
     let administrator = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|directory| Path::new(directory).join(name));
     bpf::on_path(name).or_else(|| administrator.into_iter().find(|file| file.is_file()))
-}
-
-/// Keeps the chatter of a package manager off stdout, which belongs to results.
-fn run_quietly(command: &mut Command) -> Result<()> {
-    cargo::succeed(command.stdout(std::io::stderr()))
 }
 
 #[cfg(test)]

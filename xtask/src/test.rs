@@ -150,6 +150,7 @@ impl Layer {
                 &["--package=lb-userspace", "--lib"],
                 &["--package=lb-userspace", "--doc"],
                 &["--package=xtask"],
+                &["--package=lb-tests", "--doc"],
             ],
             Self::Agent => &[&["--package=lb-userspace", "--test=*"]],
             Self::Packet | Self::Lab | Self::Netns | Self::Real => {
