@@ -41,7 +41,8 @@ fn build() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
 
     // Cargo repeats a failed build script whatever was printed: nothing is, until the linker is there.
-    let linker = bpf::find_linker(&bpf::tools_directory()?).context(bpf::LINKER_MISSING)?;
+    let linker =
+        bpf::find_linker(&bpf::tools_directory()?).context("bpf-linker is missing; run `cargo xtask setup`")?;
     println!("cargo::rerun-if-changed={}", linker.display());
     for input in INPUTS {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());

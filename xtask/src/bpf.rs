@@ -14,8 +14,14 @@ use anyhow::{Context as _, Result};
 /// The compiler's target for the BPF program, little endian.
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
-/// What to say when no linker is found.
-pub(crate) const LINKER_MISSING: &str = "bpf-linker is missing; run `cargo xtask setup`";
+/// Compiler flags of the BPF program.
+const FLAGS: [&str; 3] = [
+    // 32-bit registers and atomic instructions, Linux 5.12.
+    "-Ctarget-cpu=v3",
+    // BTF is made from debug information, of dependencies too: map definitions live there.
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+];
 
 /// A cargo command for the BPF program, to be completed with the subcommand's own options.
 ///
@@ -29,21 +35,10 @@ pub(crate) fn cargo(subcommand: &str, target_directory: &Path) -> Command {
         .args(["--target", TARGET, "-Z", "build-std=core", "--target-dir"])
         .arg(target_directory)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags().join("\x1f"))
+        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
     command
-}
-
-/// Compiler flags of the BPF program.
-fn flags() -> [&'static str; 3] {
-    [
-        // 32-bit registers and atomic instructions, Linux 5.12.
-        "-Ctarget-cpu=v3",
-        // BTF is made from debug information, of dependencies too: map definitions live there.
-        "-Cdebuginfo=2",
-        "-Clink-arg=--btf",
-    ]
 }
 
 /// The linker to use: `BPF_LINKER` from the environment, else the one that `cargo xtask setup` made, else one on `PATH`.
