@@ -1,0 +1,23 @@
+//! The laboratory: everything that tests, demo and benchmarks need around the product.
+//!
+//! - [`packet`], [`diff`], [`checksum`]: packets made, compared and verified without any code of the product, so that they can judge it.
+//! - [`program`]: one frame through a loaded XDP program by `BPF_PROG_TEST_RUN`.
+//! - [`topology`]: clients, routers, gateway and backends in [`namespace`]s; [`names`] has their addresses, [`leftovers`] their end.
+//! - [`gateway`]: the command `xlb` in the gateway's namespace.
+//! - [`traffic`]: backends and clients with ordinary sockets; [`counters`]: what the kernel counted meanwhile.
+//!
+//! A laboratory needs root. Device offloads stay at the kernel's defaults throughout.
+
+pub mod checksum;
+pub mod counters;
+pub mod diff;
+pub mod gateway;
+pub mod leftovers;
+pub mod names;
+pub mod namespace;
+pub mod packet;
+pub mod program;
+pub mod raw_program;
+pub mod topology;
+pub mod traffic;
+pub mod wait;

@@ -1,0 +1,167 @@
+//! Backends as processes of their own, so that they can die like real ones.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Child, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::namespace::Namespace;
+
+/// Port of the line protocol, TCP and UDP.
+pub const PORT: u16 = 8080;
+/// Port of the health endpoint.
+pub const HEALTH_PORT: u16 = 8081;
+
+/// A running server in a namespace: `lab serve`. Ended when dropped.
+#[derive(Debug)]
+pub struct Backend {
+    namespace: Namespace,
+    id: u32,
+    process: Option<Child>,
+}
+
+impl Backend {
+    /// Starts a server that answers with `id`, and waits until all its ports are open.
+    ///
+    /// # Errors
+    ///
+    /// When the `lab` binary is missing or a port is taken.
+    pub fn start(namespace: &Namespace, id: u32) -> Result<Self> {
+        let mut backend = Self {
+            namespace: namespace.clone(),
+            id,
+            process: None,
+        };
+        backend.launch()?;
+        Ok(backend)
+    }
+
+    /// One server for each namespace, with ids from 1.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Backend::start`].
+    pub fn start_all(namespaces: &[Namespace]) -> Result<Vec<Self>> {
+        namespaces
+            .iter()
+            .zip(1..)
+            .map(|(namespace, id)| Self::start(namespace, id))
+            .collect()
+    }
+
+    /// Starts it again after [`Backend::kill9`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`Backend::start`], and when it still runs.
+    pub fn launch(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "backend {} runs already", self.id);
+        let binary = binary()?;
+        let mut process = self
+            .namespace
+            .command(&binary)
+            .args(["serve", "--id", &self.id.to_string()])
+            .args(["--tcp", &PORT.to_string(), "--udp", &PORT.to_string()])
+            .args(["--http", &HEALTH_PORT.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", binary.display()))?;
+        let stdout = process.stdout.take().context("no stdout")?;
+        self.process = Some(process);
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        ensure!(
+            line == "ready\n",
+            "backend {} did not start, see its message above",
+            self.id
+        );
+        Ok(())
+    }
+
+    /// What it answers as.
+    pub const fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Ends the process as a crash would: its kernel resets connections and refuses new ones. Fine if it runs no more.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be ended.
+    pub fn kill9(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Stops the process without ending it: connections are still accepted by its kernel, but nobody answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a frozen process go on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Makes the health endpoint answer with status 200 or 503; everything else works as before.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn set_healthy(&self, healthy: bool) -> Result<()> {
+        self.signal(if healthy { Signal::SIGUSR2 } else { Signal::SIGUSR1 })
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let process = self
+            .process
+            .as_ref()
+            .with_context(|| format!("backend {} does not run", self.id))?;
+        kill(Pid::from_raw(i32::try_from(process.id())?), signal)
+            .with_context(|| format!("cannot send {signal} to backend {}", self.id))
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill9() {
+            eprintln!("backend {} was not ended: {error:#}", self.id);
+        }
+    }
+}
+
+/// The `lab` to use: `LAB_BIN`, else the one built next to the running test or command.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("LAB_BIN") {
+        return Ok(path.into());
+    }
+    let executable = env::current_exe()?;
+    // Tests and examples are one directory below the binaries.
+    executable
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("lab"))
+        .find(|path| path.is_file())
+        .context("no lab binary: run cargo build -p lb-tests first, or set LAB_BIN")
+}
