@@ -1,0 +1,3 @@
+//! The commands of `xlb`.
+
+pub mod check;
