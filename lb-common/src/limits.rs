@@ -44,3 +44,8 @@ pub const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Slots of the verdict counters. Reasons are append-only numbers below it.
 pub const MAX_REASONS: u32 = 64;
+
+/// Largest value of `connections.max` and of `connections.half_open_max`.
+///
+/// Two entries of about 128 bytes a connection: 4 GiB, more than a gateway has to spare by accident.
+pub const MAX_CONNECTIONS: u32 = 16_777_216;

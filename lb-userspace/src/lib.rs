@@ -1,4 +1,6 @@
 //! The agent of xlb, as a library for its binary and its tests. `README.md` beside this crate shows the layers.
 
+pub mod cli;
+pub mod config;
 pub mod dataplane;
 pub mod model;

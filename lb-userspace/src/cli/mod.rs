@@ -99,3 +99,4 @@ impl Cli {
         }
     }
 }
+//! The commands of `xlb`.
