@@ -1,5 +1,7 @@
 //! The agent of xlb, as a library for its binary and its tests. `README.md` beside this crate shows the layers.
 
 pub mod dataplane;
+pub mod health;
 pub mod model;
+pub mod netlink;
 pub mod scheduler;

@@ -4,6 +4,9 @@
 //! demand, so that every path of the reconciler runs in ordinary tests. The trait is about single map entries on purpose: order
 //! and idempotence are the reconciler's business, and its tests must see them.
 
+pub mod fake;
+pub mod faulty;
+
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{
@@ -115,7 +118,9 @@ pub trait Dataplane: Send {
     /// Clears one backend.
     fn remove_backend(&mut self, id: BackendId) -> Result<()>;
 
-    /// The source addresses for `full_nat`.
+    /// The source addresses for `full_nat`, in the order of the pool.
+    fn snat_addresses(&self) -> Result<Vec<IpAddr>>;
+    /// Replaces the source addresses for `full_nat`. How many of them are used is in the settings.
     fn set_snat_addresses(&mut self, addresses: &[IpAddr]) -> Result<()>;
     /// What the whole program obeys; `None` before the first write.
     fn settings(&self) -> Result<Option<Settings>>;
