@@ -1,7 +1,9 @@
 //! The agent of xlb, as a library for its binary and its tests. `README.md` beside this crate shows the layers.
 
 pub mod dataplane;
+pub mod expiry;
 pub mod health;
 pub mod model;
 pub mod netlink;
+pub mod reconciler;
 pub mod scheduler;

@@ -75,11 +75,9 @@ fn record(store: &Store, port: u16, results: &str) -> Option<Transition> {
         '+' => Ok(()),
         _ => Err("connection refused".to_owned()),
     };
-    results
-        .chars()
-        .map(|result| store.record("web", backend(port), &check(), outcome(result)))
-        .last()
-        .flatten()
+    results.chars().fold(None, |_, result| {
+        store.record("web", backend(port), &check(), outcome(result))
+    })
 }
 
 fn ready(store: &Store) -> Vec<bool> {
