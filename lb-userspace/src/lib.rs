@@ -3,4 +3,9 @@
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod expiry;
+pub mod health;
 pub mod model;
+pub mod netlink;
+pub mod reconciler;
+pub mod scheduler;

@@ -6,6 +6,8 @@
 
 pub mod aya;
 pub mod pins;
+pub mod fake;
+pub mod faulty;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -118,7 +120,9 @@ pub trait Dataplane: Send {
     /// Clears one backend.
     fn remove_backend(&mut self, id: BackendId) -> Result<()>;
 
-    /// The source addresses for `full_nat`.
+    /// The source addresses for `full_nat`, in the order of the pool.
+    fn snat_addresses(&self) -> Result<Vec<IpAddr>>;
+    /// Replaces the source addresses for `full_nat`. How many of them are used is in the settings.
     fn set_snat_addresses(&mut self, addresses: &[IpAddr]) -> Result<()>;
     /// What the whole program obeys; `None` before the first write.
     fn settings(&self) -> Result<Option<Settings>>;

@@ -3,6 +3,8 @@
 //! [`crate::config`] makes these values and checks what no type can express (no overlapping listeners, no backend that is a VIP, and
 //! so on). Everything behind it takes them as given. Nothing here knows of YAML or of maps.
 
+pub mod store;
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},

@@ -1,0 +1,396 @@
+//! A data plane in memory, for tests: it keeps what it is told, writes down every change, and prints itself as text.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::{self, Display, Write as _},
+    net::IpAddr,
+};
+
+use lb_common::{
+    backend::{MacAddress, NextHop},
+    connection::Direction,
+    counters::Traffic,
+    limits::MAX_REASONS,
+    service::{Forwarding, Scheduler, Service},
+    settings::{PortRange, Settings},
+};
+
+use super::{BackendEntry, BackendId, ConnectionEntry, Dataplane, Result, ServiceId, Tuple};
+use crate::model::Listener;
+
+/// Slot tables up to this length are printed slot by slot, longer ones as the number of slots of each backend.
+const SLOTS_IN_FULL: usize = 24;
+
+/// All maps of the data plane, in memory.
+#[derive(Clone, Debug, Default)]
+pub struct FakeDataplane {
+    listeners: BTreeMap<Listener, ServiceId>,
+    services: BTreeMap<ServiceId, Service>,
+    slots: BTreeMap<ServiceId, Vec<BackendId>>,
+    backends: BTreeMap<BackendId, BackendEntry>,
+    snat_addresses: Vec<IpAddr>,
+    settings: Option<Settings>,
+    connections: BTreeMap<Tuple, ConnectionEntry>,
+    half_open: u32,
+    verdicts: BTreeMap<usize, u64>,
+    service_traffic: HashMap<ServiceId, Traffic>,
+    backend_traffic: HashMap<BackendId, Traffic>,
+    log: Vec<String>,
+}
+
+impl FakeDataplane {
+    /// An empty data plane.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Every change since the last call, one line each, in the order in which they were made.
+    pub fn take_log(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log)
+    }
+
+    /// Puts a connection entry into the table, as the program would.
+    pub fn insert_connection(&mut self, entry: ConnectionEntry) {
+        self.connections.insert(entry.key, entry);
+    }
+
+    /// Every connection entry, in order of its key.
+    pub fn connections(&self) -> impl Iterator<Item = &ConnectionEntry> {
+        self.connections.values()
+    }
+
+    /// The count of half-open connections as last corrected.
+    pub const fn half_open(&self) -> u32 {
+        self.half_open
+    }
+
+    /// Sets the packets counted for the outcome with this index.
+    pub fn set_verdict(&mut self, index: usize, packets: u64) {
+        self.verdicts.insert(index, packets);
+    }
+
+    /// Sets what was counted for a service.
+    pub fn set_service_traffic(&mut self, id: ServiceId, traffic: Traffic) {
+        self.service_traffic.insert(id, traffic);
+    }
+
+    /// Sets what was counted for a backend.
+    pub fn set_backend_traffic(&mut self, id: BackendId, traffic: Traffic) {
+        self.backend_traffic.insert(id, traffic);
+    }
+
+    /// Everything in it but the counters and the log as text, one line for each entry, sorted.
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        for line in self.lines() {
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "{line}");
+        }
+        text
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(settings) = &self.settings {
+            lines.push(format!("settings {}", Shown(settings)));
+        }
+        if !self.snat_addresses.is_empty() {
+            lines.push(format!("snat {}", Shown(&self.snat_addresses[..])));
+        }
+        lines.extend(
+            self.listeners
+                .iter()
+                .map(|(listener, service)| format!("listener {listener} -> service {}", service.0)),
+        );
+        for (id, service) in &self.services {
+            let slots = self.slots.get(id).map_or(&[][..], Vec::as_slice);
+            lines.push(format!("service {} {} slots {}", id.0, Shown(service), Shown(slots)));
+        }
+        // Slots of a service without a record are a defect that a dump must show.
+        for (id, slots) in &self.slots {
+            if !self.services.contains_key(id) && !slots.is_empty() {
+                lines.push(format!("service {} undefined slots {}", id.0, Shown(&slots[..])));
+            }
+        }
+        lines.extend(
+            self.backends
+                .iter()
+                .map(|(id, backend)| format!("backend {} {}", id.0, Shown(backend))),
+        );
+        lines.extend(self.connections.values().map(|entry| Shown(entry).to_string()));
+        lines
+    }
+
+    fn note(&mut self, line: String) {
+        self.log.push(line);
+    }
+}
+
+impl Dataplane for FakeDataplane {
+    fn listeners(&self) -> Result<Vec<(Listener, ServiceId)>> {
+        Ok(self.listeners.iter().map(|(listener, id)| (*listener, *id)).collect())
+    }
+
+    fn set_listener(&mut self, listener: Listener, service: ServiceId) -> Result<()> {
+        self.note(format!("set listener {listener} -> service {}", service.0));
+        self.listeners.insert(listener, service);
+        Ok(())
+    }
+
+    fn remove_listener(&mut self, listener: Listener) -> Result<()> {
+        self.note(format!("remove listener {listener}"));
+        self.listeners.remove(&listener);
+        Ok(())
+    }
+
+    fn services(&self) -> Result<Vec<(ServiceId, Service)>> {
+        Ok(self.services.iter().map(|(id, service)| (*id, *service)).collect())
+    }
+
+    fn set_service(&mut self, id: ServiceId, service: Service) -> Result<()> {
+        self.note(format!("set service {} {}", id.0, Shown(&service)));
+        self.services.insert(id, service);
+        Ok(())
+    }
+
+    fn remove_service(&mut self, id: ServiceId) -> Result<()> {
+        self.note(format!("remove service {}", id.0));
+        self.services.remove(&id);
+        self.slots.remove(&id);
+        Ok(())
+    }
+
+    fn slots(&self, id: ServiceId) -> Result<Vec<BackendId>> {
+        Ok(self.slots.get(&id).cloned().unwrap_or_default())
+    }
+
+    fn set_slots(&mut self, id: ServiceId, slots: &[BackendId]) -> Result<()> {
+        self.note(format!("set slots of service {}: {}", id.0, Shown(slots)));
+        self.slots.insert(id, slots.to_vec());
+        Ok(())
+    }
+
+    fn backends(&self) -> Result<Vec<(BackendId, BackendEntry)>> {
+        Ok(self.backends.iter().map(|(id, backend)| (*id, *backend)).collect())
+    }
+
+    fn set_backend(&mut self, id: BackendId, backend: &BackendEntry) -> Result<()> {
+        self.note(format!("set backend {} {}", id.0, Shown(backend)));
+        self.backends.insert(id, *backend);
+        Ok(())
+    }
+
+    fn remove_backend(&mut self, id: BackendId) -> Result<()> {
+        self.note(format!("remove backend {}", id.0));
+        self.backends.remove(&id);
+        Ok(())
+    }
+
+    fn snat_addresses(&self) -> Result<Vec<IpAddr>> {
+        Ok(self.snat_addresses.clone())
+    }
+
+    fn set_snat_addresses(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        self.note(format!("set snat {}", Shown(addresses)));
+        self.snat_addresses = addresses.to_vec();
+        Ok(())
+    }
+
+    fn settings(&self) -> Result<Option<Settings>> {
+        Ok(self.settings)
+    }
+
+    fn set_settings(&mut self, settings: Settings) -> Result<()> {
+        self.note(format!("set settings {}", Shown(&settings)));
+        self.settings = Some(settings);
+        Ok(())
+    }
+
+    fn for_each_connection(&self, visit: &mut dyn FnMut(ConnectionEntry)) -> Result<()> {
+        self.connections.values().copied().for_each(visit);
+        Ok(())
+    }
+
+    fn remove_connection(&mut self, key: &Tuple) -> Result<()> {
+        self.note(format!("remove connection {}", Shown(key)));
+        self.connections.remove(key);
+        Ok(())
+    }
+
+    fn set_half_open(&mut self, count: u32) -> Result<()> {
+        self.note(format!("set half-open {count}"));
+        self.half_open = count;
+        Ok(())
+    }
+
+    fn verdicts(&self) -> Result<Vec<u64>> {
+        Ok((0..MAX_REASONS as usize)
+            .map(|index| self.verdicts.get(&index).copied().unwrap_or_default())
+            .collect())
+    }
+
+    fn service_traffic(&self, id: ServiceId) -> Result<Traffic> {
+        Ok(self.service_traffic.get(&id).copied().unwrap_or_default())
+    }
+
+    fn backend_traffic(&self, id: BackendId) -> Result<Traffic> {
+        Ok(self.backend_traffic.get(&id).copied().unwrap_or_default())
+    }
+}
+
+/// A map value as a line of the log and of the dump shows it.
+struct Shown<'a, T: ?Sized>(&'a T);
+
+impl Display for Shown<'_, Settings> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings {
+            layout,
+            hash_seed,
+            half_open_max,
+            snat_addresses,
+            snat_ports,
+            host_ports,
+        } = self.0;
+        write!(
+            f,
+            "layout={layout} hash_seed={hash_seed} half_open_max={half_open_max} snat_addresses={snat_addresses} \
+             snat_ports={} host_ports={}",
+            Shown(snat_ports),
+            Shown(host_ports)
+        )
+    }
+}
+
+impl Display for Shown<'_, PortRange> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            0 => f.write_str("none"),
+            _ => write!(f, "{}-{}", self.0.first, self.0.last),
+        }
+    }
+}
+
+impl Display for Shown<'_, [IpAddr]> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&if addresses.is_empty() {
+            "none".to_owned()
+        } else {
+            addresses.join(" ")
+        })
+    }
+}
+
+impl Display for Shown<'_, Service> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Service {
+            scheduler, forwarding, ..
+        } = *self.0;
+        let scheduler = [
+            (Scheduler::RoundRobin, "round_robin"),
+            (Scheduler::Random, "random"),
+            (Scheduler::SourceHash, "source_hash"),
+            (Scheduler::Maglev, "maglev"),
+        ]
+        .into_iter()
+        .find_map(|(known, name)| (known as u8 == scheduler).then_some(name));
+        let forwarding = [(Forwarding::Nat, "nat"), (Forwarding::FullNat, "full_nat")]
+            .into_iter()
+            .find_map(|(known, name)| (known as u8 == forwarding).then_some(name));
+        write!(
+            f,
+            "{} {}",
+            scheduler.unwrap_or("scheduler?"),
+            forwarding.unwrap_or("forwarding?")
+        )
+    }
+}
+
+impl Display for Shown<'_, [BackendId]> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        if self.0.len() <= SLOTS_IN_FULL {
+            let ids: Vec<String> = self.0.iter().map(|id| id.0.to_string()).collect();
+            return f.write_str(&ids.join(" "));
+        }
+        let mut counts: BTreeMap<BackendId, usize> = BTreeMap::new();
+        for id in self.0 {
+            *counts.entry(*id).or_default() += 1;
+        }
+        write!(f, "{} in all", self.0.len())?;
+        for (id, count) in counts {
+            write!(f, ", {count} of {}", id.0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Shown<'_, BackendEntry> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BackendEntry {
+            service,
+            address,
+            alive,
+            next_hop,
+            mtu,
+            source,
+        } = self.0;
+        let alive = if *alive { "alive" } else { "dead" };
+        write!(f, "service {} {address} {alive} {}", service.0, Shown(next_hop))?;
+        if *mtu != 0 {
+            write!(f, " mtu {mtu}")?;
+        }
+        if !source.is_unspecified() {
+            write!(f, " source {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Shown<'_, NextHop> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.0.is_known() {
+            return f.write_str("unresolved");
+        }
+        write!(
+            f,
+            "via {} {} from {}",
+            self.0.ifindex,
+            Shown(&self.0.destination),
+            Shown(&self.0.source)
+        )
+    }
+}
+
+impl Display for Shown<'_, MacAddress> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes: Vec<String> = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        f.write_str(&bytes.join(":"))
+    }
+}
+
+impl Display for Shown<'_, Tuple> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} > {}", self.0.protocol, self.0.source, self.0.destination)
+    }
+}
+
+impl Display for Shown<'_, ConnectionEntry> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = match self.0.direction {
+            Direction::Forward => "forward",
+            Direction::Reply => "reply",
+        };
+        write!(
+            f,
+            "connection {} {direction} service {} backend {}",
+            Shown(&self.0.key),
+            self.0.service.0,
+            self.0.backend.0
+        )
+    }
+}

@@ -1,0 +1,126 @@
+//! What the maps should say.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use lb_common::{
+    LAYOUT_VERSION,
+    backend::NextHop,
+    service::Service as Record,
+    settings::{PortRange, Settings},
+};
+
+use crate::{
+    health::threshold::Status,
+    model::{Listener, Scheduler, Service, store::State},
+    netlink::{Resolved, Ways},
+};
+
+/// Everything that the maps should say, but for the ids.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    /// The services, in the order of the configuration.
+    pub services: Vec<DesiredService>,
+    /// The way to each address that was looked up. The maps keep what they have for an address that is missing here.
+    pub ways: HashMap<IpAddr, Resolved>,
+    /// The pool for `full_nat`.
+    pub snat_addresses: Vec<IpAddr>,
+    /// What the whole program obeys.
+    pub settings: Settings,
+}
+
+/// One service.
+#[derive(Clone, Debug)]
+pub struct DesiredService {
+    /// Its name, for messages and reports.
+    pub name: Arc<str>,
+    /// What clients dial.
+    pub listeners: Vec<Listener>,
+    /// How the agent fills its slots.
+    pub scheduler: Scheduler,
+    /// What the program must know of it.
+    pub record: Record,
+    /// Its backends; addresses are unique.
+    pub backends: Vec<DesiredBackend>,
+}
+
+/// One backend of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct DesiredBackend {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share of new connections.
+    pub weight: u32,
+    /// Whether it takes new connections.
+    pub ready: bool,
+    /// Whether it may keep those that could still go elsewhere: it is not known to be down.
+    pub alive: bool,
+}
+
+impl Desired {
+    /// What follows from configuration and health (`state`), and from the ways that are known.
+    ///
+    /// `host_ports` are the ports that `full_nat` must leave to this host's own sockets.
+    pub fn new(state: &State, ways: &Ways, host_ports: PortRange) -> Self {
+        let model = state.model();
+        let addresses = model.snat.addresses.clone();
+        Self {
+            services: model
+                .services
+                .iter()
+                .map(|service| DesiredService::new(state, service))
+                .collect(),
+            ways: ways
+                .iter()
+                .map(|(ip, way)| (*ip, way.as_ref().copied().unwrap_or_else(|_| unknown(*ip))))
+                .collect(),
+            settings: Settings {
+                layout: LAYOUT_VERSION,
+                hash_seed: 0,
+                half_open_max: model.connections.half_open_max,
+                snat_addresses: u32::try_from(addresses.len()).unwrap_or(u32::MAX),
+                snat_ports: PortRange {
+                    first: *model.snat.ports.start(),
+                    last: *model.snat.ports.end(),
+                },
+                host_ports,
+            },
+            snat_addresses: addresses,
+        }
+    }
+}
+
+impl DesiredService {
+    fn new(state: &State, service: &Service) -> Self {
+        let backends = service.backends.iter().zip(state.ready(service));
+        Self {
+            name: Arc::clone(&service.name),
+            listeners: service.listeners.clone(),
+            scheduler: service.scheduler,
+            record: Record::new(service.scheduler, service.forwarding),
+            backends: backends
+                .map(|(backend, ready)| DesiredBackend {
+                    address: backend.address,
+                    weight: u32::from(backend.weight),
+                    ready,
+                    alive: state.status(service, backend) != Status::Down,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The way to an address that has none: the program asks the routing table.
+pub(super) const fn unknown(ip: IpAddr) -> Resolved {
+    Resolved {
+        next_hop: NextHop::UNKNOWN,
+        mtu: 0,
+        source: match ip {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        },
+    }
+}
