@@ -2,8 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::{collections::HashSet, io, net::IpAddr};
+
 use futures_util::TryStreamExt as _;
-use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkInfo, LinkMessage},
+};
+use rtnetlink::Handle;
 
 use crate::dataplane::aya::Device;
 
@@ -14,14 +20,51 @@ use crate::dataplane::aya::Device;
 /// # Errors
 ///
 /// What the kernel said.
-pub async fn list() -> Result<Vec<Device>, rtnetlink::Error> {
-    let (connection, handle, _messages) = rtnetlink::new_connection().map_err(|error| {
-        rtnetlink::Error::NamespaceError(format!("cannot open a netlink socket: {error}"))
-    })?;
+pub async fn list() -> Result<Vec<Device>, InterfacesError> {
+    ask(|handle| async move { handle.link().get().execute().try_collect::<Vec<LinkMessage>>().await })
+        .await
+        .map(|links| links.iter().filter_map(device).collect())
+}
+
+/// Lists the addresses of all interfaces.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub async fn addresses() -> Result<HashSet<IpAddr>, InterfacesError> {
+    ask(|handle| async move { handle.address().get().execute().try_collect::<Vec<AddressMessage>>().await })
+        .await
+        .map(|addresses| addresses.iter().flat_map(|address| &address.attributes).filter_map(ip_of).collect())
+}
+
+/// What netlink answered when it was asked for interfaces.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfacesError {
+    /// No socket.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[from] io::Error),
+    /// An error answer.
+    #[error(transparent)]
+    Kernel(#[from] rtnetlink::Error),
+}
+
+/// Opens a netlink socket for one question.
+async fn ask<T, F>(question: impl FnOnce(Handle) -> F) -> Result<T, InterfacesError>
+where
+    F: Future<Output = Result<T, rtnetlink::Error>>,
+{
+    let (connection, handle, _messages) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
-    let devices = handle.link().get().execute().try_filter_map(|link| async move { Ok(device(&link)) }).try_collect().await;
+    let answer = question(handle).await;
     driver.abort();
-    devices
+    Ok(answer?)
+}
+
+fn ip_of(attribute: &AddressAttribute) -> Option<IpAddr> {
+    match attribute {
+        AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    }
 }
 
 fn device(link: &LinkMessage) -> Option<Device> {

@@ -61,6 +61,18 @@ impl Drop for Removal {
 }
 
 impl Socket {
+    /// Whether nobody answers on the socket.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::InUse`] when another agent does.
+    pub async fn check_free(path: &Path) -> Result<(), ServerError> {
+        match UnixStream::connect(path).await {
+            Ok(_) => Err(ServerError::InUse { socket: path.to_owned() }),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Binds the socket, in place of one that a dead agent left behind.
     ///
     /// # Errors
@@ -68,9 +80,7 @@ impl Socket {
     /// See [`ServerError`].
     pub async fn bind(path: &Path) -> Result<Self, ServerError> {
         let error = |operation| move |source| ServerError::Io { operation, path: path.to_owned(), source };
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(ServerError::InUse { socket: path.to_owned() });
-        }
+        Self::check_free(path).await?;
         if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(0o700).create(directory).map_err(error("create the directory of"))?;

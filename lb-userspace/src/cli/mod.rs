@@ -99,4 +99,3 @@ impl Cli {
         }
     }
 }
-//! The commands of `xlb`.

@@ -122,7 +122,8 @@ fn check_pins(pins: &Pins, options: Options) -> Result<bool, LoadError> {
         check_shape(pins, name, info, expected.get(*name).copied(), options)?;
     }
     match layout(pins, present.contains_key(maps::SETTINGS))? {
-        // The settings are written last: without them the start that made these pins did not finish, and nothing uses them.
+        // The settings are written once every map is pinned: without them the start that made these pins did not finish, and
+        // nothing is attached.
         0 => {
             info!(directory = %pins.directory().display(), "removing the pins of an unfinished start");
             for name in present.keys() {

@@ -72,6 +72,7 @@ struct Written {
     services: BTreeMap<ServiceId, Service>,
     slots: BTreeMap<ServiceId, Vec<BackendId>>,
     backends: BTreeMap<BackendId, BackendEntry>,
+    snat: Vec<IpAddr>,
 }
 
 impl AyaDataplane {
@@ -205,6 +206,11 @@ impl Maps {
             if backend.service != 0 {
                 written.backends.insert(BackendId(id), entry_of(&backend));
             }
+        }
+        let settings = self.settings.get(&0, 0).map_err(error(maps::SETTINGS))?;
+        for index in 0..settings.snat_addresses.min(MAX_SNAT_ADDRESSES) {
+            let address = self.snat.get(&index, 0).map_err(error(maps::SNAT_V4))?;
+            written.snat.push(IpAddr::V4(address.into()));
         }
         Ok(written)
     }
@@ -453,12 +459,17 @@ impl Dataplane for AyaDataplane {
         Ok(())
     }
 
+    fn snat_addresses(&self) -> Result<Vec<IpAddr>> {
+        Ok(self.written.snat.clone())
+    }
+
     fn set_snat_addresses(&mut self, addresses: &[IpAddr]) -> Result<()> {
         let operation = "set the snat addresses";
         for (index, address) in (0..MAX_SNAT_ADDRESSES).zip(addresses) {
             let address = v4(*address, operation)?;
             self.maps.snat.set(index, address, 0).map_err(failed(operation))?;
         }
+        addresses.clone_into(&mut self.written.snat);
         Ok(())
     }
 

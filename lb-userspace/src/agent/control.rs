@@ -1,0 +1,103 @@
+//! The two loops that keep the maps true: reconciling when something changed, sweeping the connection table.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use nix::time::{ClockId, clock_gettime};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{debug, error, warn};
+
+use super::{Shared, host, lock};
+use crate::{expiry, netlink::Ways, reconciler::{self, Desired}};
+
+/// How long a change waits for others: a rack that fails is one reconciliation, not twenty.
+const SETTLE: Duration = Duration::from_millis(2);
+
+/// First and longest pause before a reconciliation that failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// From one sweep to the next. Timeouts are exact to this.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Reconciles whenever configuration, health or a way changed, and again after a failure.
+pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
+    let mut state = shared.store.subscribe();
+    let mut ways = shared.resolver.subscribe();
+    let mut pause = RETRY.0;
+    loop {
+        let failed = lock(&shared.observed).problem.is_some();
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            changed = ways.changed() => if changed.is_err() { return },
+            () = sleep(pause), if failed => pause = (pause * 2).min(RETRY.1),
+        }
+        sleep(SETTLE).await;
+        state.mark_unchanged();
+        ways.mark_unchanged();
+        match reconcile(&shared).await {
+            Ok(()) => pause = RETRY.0,
+            Err(error) => error!(error = format!("{error:#}"), "the data plane is not what the configuration asks for"),
+        }
+    }
+}
+
+/// Makes the maps say what configuration, health and ways ask for.
+pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
+    let model = Arc::clone(shared.store.state().model());
+    let host_ports = host::ports_of_own_sockets(&model.snat).await;
+    let ways = shared.resolver.subscribe().borrow().clone();
+    let desired = Desired::new(&shared.store.state(), &ways, host_ports);
+
+    let worker = Arc::clone(shared);
+    let result = tokio::task::spawn_blocking(move || reconciler::reconcile(&mut *lock(&worker.dataplane), &desired)).await?;
+    let mut observed = lock(&shared.observed);
+    match result {
+        Ok(report) => {
+            debug!(writes = report.writes, "reconciled");
+            shared.resolver.set_targets(host::targets(&model, &report));
+            observed.problem = None;
+            observed.report = report;
+            Ok(())
+        }
+        Err(error) => {
+            observed.problem = Some(error.to_string());
+            Err(error.into())
+        }
+    }
+}
+
+/// Sweeps the connection table at regular intervals, and frees the ids of removed backends that no connection names.
+pub(super) async fn sweep_regularly(shared: Arc<Shared>) {
+    let mut ticks = interval(SWEEP_INTERVAL);
+    // A sweep of a large table may take longer than the interval.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let worker = Arc::clone(&shared);
+        match tokio::task::spawn_blocking(move || sweep(&worker)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(error = format!("{error:#}"), "sweep of the connection table failed, trying again"),
+            Err(panicked) => error!(%panicked, "sweep of the connection table failed"),
+        }
+    }
+}
+
+fn sweep(shared: &Shared) -> Result<()> {
+    let model = Arc::clone(shared.store.state().model());
+    let mut dataplane = lock(&shared.dataplane);
+    let sweep = expiry::sweep(&mut *dataplane, &model.connections.timeouts, coarse_now()?)?;
+    if !sweep.unreferenced.is_empty() {
+        let desired = Desired::new(&shared.store.state(), &Ways::default(), lb_common::settings::PortRange::EMPTY);
+        let released = reconciler::release(&mut *dataplane, &desired, &sweep.unreferenced)?;
+        debug!(released, "ids of removed backends are free again");
+    }
+    drop(dataplane);
+    lock(&shared.observed).sweep = sweep;
+    Ok(())
+}
+
+/// The clock of the entries' time stamps, in nanoseconds.
+fn coarse_now() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)?;
+    Ok(u64::try_from(Duration::from(now).as_nanos())?)
+}

@@ -1,0 +1,187 @@
+//! The agent's state for the control socket.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use lb_common::{
+    service::{Forwarding, Scheduler},
+    verdict::{self, Event},
+};
+use tracing::error;
+
+use super::{Observed, Shared, lock};
+use crate::{
+    api::{
+        server::{Socket, Source},
+        status::{Agent, Backend, Connections, Service, Status, Verdict},
+    },
+    dataplane::{BackendId, Dataplane as _, DataplaneError, aya::AyaDataplane},
+    expiry::Live,
+    health::threshold,
+    model::{self, store::State},
+    netlink::Ways,
+    reconciler::ServiceIds,
+};
+
+/// Serves the control socket until the agent stops.
+pub(super) async fn serve(socket: Socket, shared: Arc<Shared>) {
+    if let Err(error) = socket.serve(shared).await {
+        error!(%error, "the control socket is closed; commands can't reach this agent any more");
+    }
+}
+
+impl Source for Shared {
+    fn status(&self) -> Result<Status, String> {
+        status(self).map_err(|error| error.to_string())
+    }
+}
+
+fn status(shared: &Shared) -> Result<Status, DataplaneError> {
+    let state = shared.store.state().clone();
+    let ways = shared.resolver.subscribe().borrow().clone();
+    let dataplane = lock(&shared.dataplane);
+    let observed = lock(&shared.observed);
+    let services = state.model().services.iter();
+    Ok(Status {
+        agent: agent(shared, &observed),
+        interfaces: observed.interfaces.clone(),
+        connections: connections(&observed, state.model()),
+        services: services.map(|known| service(known, &state, &ways, &observed, &dataplane)).collect::<Result<_, _>>()?,
+        verdicts: verdicts(&dataplane)?,
+    })
+}
+
+fn agent(shared: &Shared, observed: &Observed) -> Agent {
+    Agent {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: shared.started.elapsed().as_secs(),
+        config: shared.config.display().to_string(),
+        adopted: shared.adopted,
+        last_reload: observed.last_reload.clone(),
+        problem: observed.problem.clone(),
+    }
+}
+
+fn connections(observed: &Observed, model: &model::Model) -> Connections {
+    let sum = |count: fn(&Live) -> u64| observed.sweep.live.values().map(count).sum();
+    Connections {
+        established: sum(|live| live.established),
+        half_open: sum(|live| live.half_open),
+        closing: sum(|live| live.closing),
+        max: model.connections.max,
+        half_open_max: model.connections.half_open_max,
+    }
+}
+
+fn service(
+    service: &model::Service,
+    state: &State,
+    ways: &Ways,
+    observed: &Observed,
+    dataplane: &AyaDataplane,
+) -> Result<Service, DataplaneError> {
+    let ids = observed.report.services.iter().find(|ids| ids.name == service.name);
+    let ready = state.ready(service);
+    let backends = service
+        .backends
+        .iter()
+        .zip(ready)
+        .map(|(known, ready)| {
+            let id = ids.and_then(|ids| backend_id(ids, known.address));
+            backend(known, service, state, ways, observed, dataplane, id, ready)
+        })
+        .collect::<Result<Vec<_>, DataplaneError>>()?;
+    let traffic = match ids {
+        Some(ids) => dataplane.service_traffic(ids.id)?.into(),
+        None => crate::api::status::Traffic::default(),
+    };
+    Ok(Service {
+        name: service.name.to_string(),
+        listeners: service.listeners.iter().map(ToString::to_string).collect(),
+        forwarding: match service.forwarding {
+            Forwarding::Nat => "nat",
+            Forwarding::FullNat => "full_nat",
+        }
+        .to_owned(),
+        scheduler: match service.scheduler {
+            Scheduler::RoundRobin => "round_robin",
+            Scheduler::Random => "random",
+            Scheduler::SourceHash => "source_hash",
+            Scheduler::Maglev => "maglev",
+        }
+        .to_owned(),
+        connections: backends.iter().map(|backend| backend.connections).sum(),
+        traffic,
+        backends,
+    })
+}
+
+fn backend_id(ids: &ServiceIds, address: SocketAddr) -> Option<BackendId> {
+    ids.backends.iter().find(|(known, _)| *known == address).map(|(_, id)| *id)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the sources of one row, gathered by the only caller")]
+fn backend(
+    backend: &model::Backend,
+    service: &model::Service,
+    state: &State,
+    ways: &Ways,
+    observed: &Observed,
+    dataplane: &AyaDataplane,
+    id: Option<BackendId>,
+    ready: bool,
+) -> Result<Backend, DataplaneError> {
+    let health = state.health(&service.name, backend.address);
+    let live = observed.sweep.live.iter().filter(|((_, live), _)| Some(*live) == id).map(|(_, live)| live);
+    Ok(Backend {
+        address: backend.address,
+        weight: backend.weight,
+        state: if backend.weight == 0 { "drain" } else { "enabled" }.to_owned(),
+        health: match health.map(|health| health.tally.status()) {
+            None => "unchecked",
+            Some(threshold::Status::Pending) => "pending",
+            Some(threshold::Status::Up) => "up",
+            Some(threshold::Status::Down) => "down",
+        }
+        .to_owned(),
+        health_since: health.map(|health| seconds(health.since)),
+        last_failure: health.and_then(|health| health.last_failure.as_deref().map(str::to_owned)),
+        unreachable: match ways.get(&backend.address.ip()) {
+            Some(Err(reason)) => Some(reason.to_string()),
+            _ => None,
+        },
+        takes_connections: ready,
+        connections: live.map(|live| live.half_open + live.established).sum(),
+        traffic: match id {
+            Some(id) => dataplane.backend_traffic(id)?.into(),
+            None => crate::api::status::Traffic::default(),
+        },
+    })
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Packets by outcome, and events; those that never happened are left out.
+fn verdicts(dataplane: &AyaDataplane) -> Result<Vec<Verdict>, DataplaneError> {
+    let counts = dataplane.verdicts()?;
+    let outcomes = verdict::outcomes()
+        .map(|outcome| (outcome.index, outcome.verdict, outcome.reason, outcome.description))
+        .chain(Event::ALL.iter().map(|event| (*event as u32, "event", event.label(), event.description())));
+    Ok(outcomes
+        .filter_map(|(index, verdict, reason, description)| {
+            let packets = *counts.get(usize::try_from(index).ok()?)?;
+            (packets > 0).then(|| Verdict {
+                verdict: verdict.to_owned(),
+                reason: reason.to_owned(),
+                description: description.trim().to_owned(),
+                packets,
+            })
+        })
+        .collect())
+}

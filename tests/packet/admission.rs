@@ -1,0 +1,180 @@
+//! What is not forwarded: passed to the kernel or dropped, under the right reason, leaving nothing behind.
+
+use std::net::Ipv4Addr;
+
+use lb_common::{
+    service::{Forwarding, Scheduler},
+    settings::Settings,
+};
+use lb_tests::{
+    names::{BACKEND_1, CLIENT, VIP, VIP_2},
+    packet::{Packet, TcpFlags},
+    program::Action,
+};
+use xlb::dataplane::{Dataplane as _, ServiceId};
+
+use crate::fixture::{Fixture, PORT, XDP_PROGRAMS, from_backend, from_client, settings, syn, syn_from};
+
+#[test]
+fn packet_for_no_listener_is_passed() {
+    for program in XDP_PROGRAMS {
+        let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+        fixture.use_program(program);
+        fixture.passed(&syn().to(VIP, 81).build(), "no_listener");
+        fixture.passed(&syn().to(VIP_2, PORT).build(), "no_listener");
+        fixture.passed(&from_client(Packet::udp().to(VIP, 53)).build(), "no_listener");
+        assert!(fixture.connections().is_empty());
+    }
+}
+
+#[test]
+fn backends_own_traffic_is_passed() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    fixture.forwarded(&syn().build());
+    // Same backend and client, but no connection of theirs through us.
+    let stray = from_backend(Packet::tcp().to(CLIENT, 40_001), BACKEND_1);
+    fixture.passed(&stray.build(), "no_listener");
+}
+
+#[test]
+fn tcp_without_connection_is_passed_unless_it_is_a_syn() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    for flags in [
+        TcpFlags::NONE,
+        TcpFlags::ACK,
+        TcpFlags::RST,
+        TcpFlags::FIN | TcpFlags::ACK,
+        TcpFlags::SYN | TcpFlags::ACK,
+        TcpFlags::SYN | TcpFlags::FIN,
+        TcpFlags::SYN | TcpFlags::RST,
+        TcpFlags::FIN | TcpFlags::PSH | TcpFlags::URG,
+    ] {
+        fixture.passed(&syn().flags(flags).build(), "no_connection");
+    }
+    assert!(fixture.connections().is_empty());
+}
+
+#[test]
+fn ecn_setup_syn_opens_a_connection() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    fixture.forwarded(&syn().flags(TcpFlags::SYN | TcpFlags::ECE | TcpFlags::CWR).build());
+    assert_eq!(fixture.connections().len(), 2);
+}
+
+#[test]
+fn time_to_live_of_one_is_passed_and_opens_nothing() {
+    for ttl in [0, 1] {
+        let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+        fixture.passed(&syn().ttl(ttl).build(), "ttl_expired");
+        assert!(fixture.connections().is_empty());
+        fixture.forwarded(&syn().ttl(2).build());
+        fixture.passed(&syn().flags(TcpFlags::ACK).ttl(ttl).build(), "ttl_expired");
+        let reply = from_backend(Packet::tcp().to(CLIENT, 40_000).ttl(ttl), BACKEND_1);
+        fixture.passed(&reply.build(), "ttl_expired");
+    }
+}
+
+#[test]
+fn source_that_cannot_be_answered_is_passed() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    for source in [
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::LOCALHOST,
+        Ipv4Addr::BROADCAST,
+        Ipv4Addr::new(224, 0, 0, 5),
+        VIP,
+    ] {
+        fixture.passed(&syn_from(source, 40_000).build(), "invalid_source");
+    }
+    assert!(fixture.connections().is_empty());
+}
+
+#[test]
+fn service_without_slots_drops_new_connections() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    fixture.forwarded(&syn().build());
+    fixture.dataplane.set_slots(ServiceId(1), &[]).expect("slots");
+    fixture.counts();
+    fixture.dropped(&syn_from(CLIENT, 40_001).build(), "no_backend");
+    fixture.forwarded(&syn().flags(TcpFlags::ACK).build());
+    assert_eq!(fixture.connections().len(), 2, "the connection that was there lives on");
+}
+
+#[test]
+fn service_whose_slots_were_never_set_drops() {
+    let mut fixture = Fixture::new();
+    fixture.add_service(ServiceId(1), VIP, Scheduler::RoundRobin, Forwarding::Nat, &[]);
+    fixture.dropped(&syn().build(), "no_backend");
+}
+
+#[test]
+fn slot_of_a_backend_that_is_gone_drops() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    fixture.dataplane.remove_backend(xlb::dataplane::BackendId(10)).expect("removed");
+    fixture.dropped(&syn().build(), "no_backend");
+}
+
+#[test]
+fn full_table_refuses_new_connections_and_keeps_the_old() {
+    let mut fixture = Fixture::with_capacity(16);
+    fixture.add_service(ServiceId(1), VIP, Scheduler::RoundRobin, Forwarding::Nat, &[BACKEND_1]);
+    let mut opened = Vec::new();
+    for port in 40_000..40_100 {
+        if fixture.run(&syn_from(CLIENT, port).build()).action == Action::Redirect {
+            opened.push(port);
+        }
+    }
+    // The kernel's table holds some spare elements per CPU beyond its size.
+    assert!((16..40).contains(&opened.len()), "{} connections fitted", opened.len());
+    let refused = 100 - opened.len() as u64;
+    fixture.expect_counts(&[("forward", opened.len() as u64), ("table_full", refused)]);
+    assert_eq!(fixture.connections().len(), 2 * opened.len(), "a refused connection leaves nothing");
+    for port in opened {
+        fixture.forwarded(&syn_from(CLIENT, port).flags(TcpFlags::ACK).build());
+    }
+}
+
+#[test]
+fn half_open_limit_refuses_and_confirmed_connections_make_room() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    fixture.dataplane.set_settings(Settings { half_open_max: 3, ..settings() }).expect("settings");
+    for port in 1..=3 {
+        fixture.forwarded(&syn_from(CLIENT, port).build());
+    }
+    fixture.counts();
+    fixture.dropped(&syn_from(CLIENT, 4).build(), "half_open_full");
+    // The first one's handshake completes.
+    let answer = Packet::tcp().to(CLIENT, 1).flags(TcpFlags::SYN | TcpFlags::ACK);
+    fixture.forwarded(&from_backend(answer, BACKEND_1).build());
+    fixture.dropped(&syn_from(CLIENT, 4).build(), "half_open_full");
+    fixture.forwarded(&syn_from(CLIENT, 1).flags(TcpFlags::ACK).build());
+    fixture.forwarded(&syn_from(CLIENT, 4).build());
+    fixture.counts();
+    fixture.dropped(&syn_from(CLIENT, 5).build(), "half_open_full");
+}
+
+#[test]
+fn packet_larger_than_the_way_to_the_backend_is_dropped() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    fixture.forwarded(&syn().build());
+    fixture.counts();
+    let fits = syn().flags(TcpFlags::ACK).payload(&[0; 1460]);
+    fixture.forwarded(&fits.build());
+    fixture.counts();
+    fixture.dropped(&syn().flags(TcpFlags::ACK).payload(&[0; 1461]).build(), "too_big");
+}
+
+#[test]
+fn unknown_next_hop_without_route_is_dropped() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    let (id, mut entry) = fixture.dataplane.backends().expect("backends")[0];
+    entry.next_hop = lb_common::backend::NextHop::UNKNOWN;
+    fixture.dataplane.set_backend(id, &entry).expect("a backend");
+    let outcome = fixture.run(&syn().build());
+    assert_eq!(outcome.action, Action::Drop);
+    let counts = fixture.counts();
+    assert!(
+        counts.keys().all(|reason| ["no_route", "no_neighbor"].contains(reason)) && counts.len() == 1,
+        "{counts:?}"
+    );
+}

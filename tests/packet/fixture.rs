@@ -1,0 +1,245 @@
+//! A loaded data plane with one service or more, and frames run through it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use aya::programs::Xdp;
+use lb_common::{
+    LAYOUT_VERSION,
+    backend::NextHop,
+    maps::programs,
+    service::{Forwarding, Scheduler, Service},
+    settings::{PortRange, Settings},
+    verdict,
+};
+use lb_tests::{
+    names::{
+        BACKEND_ROUTER_MAC, CLIENT, CLIENT_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, GATEWAY_TO_CLIENTS_MAC, Mac, SNAT, VIP,
+    },
+    packet::{Packet, TcpFlags},
+    program::{self, Action, Outcome, RunOptions},
+};
+use xlb::{
+    dataplane::{
+        BackendEntry, BackendId, ConnectionEntry, Dataplane as _, ServiceId, Tuple,
+        aya::{AyaDataplane, Options, remove_all},
+        pins::Pins,
+    },
+    model::{Listener, Protocol},
+};
+
+/// The interface on which test frames seem to come in, and to which the backends' next hop points: loopback.
+pub const IFINDEX: u32 = 1;
+
+/// What a listener of a test service listens on.
+pub const PORT: u16 = 80;
+/// What a backend of a test service listens on.
+pub const BACKEND_PORT: u16 = 8080;
+
+/// Every program on every attachment path that test frames can be run through.
+pub const XDP_PROGRAMS: [&str; 3] = [programs::NATIVE, programs::NATIVE_VIRTUAL, programs::GENERIC];
+
+/// A data plane of its own, removed when dropped.
+pub struct Fixture {
+    pub dataplane: AyaDataplane,
+    pins: PathBuf,
+    counted: BTreeMap<&'static str, u64>,
+    program: &'static str,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if let Ok(Some(pins)) = Pins::open(&self.pins) {
+            let _logged_by_nobody = remove_all(pins, &[]);
+        }
+    }
+}
+
+/// The settings of a fixture.
+pub fn settings() -> Settings {
+    Settings {
+        layout: LAYOUT_VERSION,
+        hash_seed: 0,
+        half_open_max: 1_000_000,
+        snat_addresses: 0,
+        snat_ports: PortRange { first: 1024, last: 65_535 },
+        host_ports: PortRange::EMPTY,
+    }
+}
+
+impl Fixture {
+    /// Room for plenty of connections, no service.
+    pub fn new() -> Self {
+        Self::with_capacity(50_000)
+    }
+
+    /// Room for this many connections.
+    pub fn with_capacity(connections: u32) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        lb_tests::require_root();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let pins = PathBuf::from(format!("/sys/fs/bpf/xlb-lab-{}-packet-{number}", std::process::id()));
+        let directory = Pins::create(&pins).expect("a pin directory");
+        let options = Options { max_connections: connections, max_half_open: 0 };
+        let mut dataplane = AyaDataplane::open(directory, options).expect("the maps load");
+        dataplane.set_settings(settings()).expect("the settings are written");
+        for name in XDP_PROGRAMS {
+            program::load(dataplane.ebpf_mut(), name).expect("the verifier takes the program");
+        }
+        Self { dataplane, pins, counted: BTreeMap::new(), program: programs::NATIVE }
+    }
+
+    /// A service on [`VIP`]`:`[`PORT`], TCP and UDP, with these backends, one slot each.
+    pub fn with_service(forwarding: Forwarding, backends: &[Ipv4Addr]) -> Self {
+        let mut fixture = Self::new();
+        fixture.add_service(ServiceId(1), VIP, Scheduler::RoundRobin, forwarding, backends);
+        fixture
+    }
+
+    /// Lets frames run through another of [`XDP_PROGRAMS`].
+    pub fn use_program(&mut self, program: &'static str) {
+        self.program = program;
+    }
+
+    /// Adds a service with one slot per backend. Backend ids are `10 * service + index`.
+    pub fn add_service(
+        &mut self,
+        id: ServiceId,
+        vip: Ipv4Addr,
+        scheduler: Scheduler,
+        forwarding: Forwarding,
+        backends: &[Ipv4Addr],
+    ) -> Vec<BackendId> {
+        let ids: Vec<BackendId> = (10 * id.0..).map(BackendId).take(backends.len()).collect();
+        for (backend, address) in ids.iter().zip(backends) {
+            self.set_backend(*backend, id, *address, true);
+        }
+        self.dataplane.set_service(id, Service::new(scheduler, forwarding)).expect("a service");
+        self.dataplane.set_slots(id, &ids).expect("slots");
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let listener = Listener { address: SocketAddr::from((vip, PORT)), protocol };
+            self.dataplane.set_listener(listener, id).expect("a listener");
+        }
+        ids
+    }
+
+    /// Writes a backend behind the backend router.
+    pub fn set_backend(&mut self, id: BackendId, service: ServiceId, address: Ipv4Addr, alive: bool) {
+        let entry = BackendEntry {
+            service,
+            address: SocketAddr::from((address, BACKEND_PORT)),
+            alive,
+            next_hop: NextHop { ifindex: IFINDEX, destination: BACKEND_ROUTER_MAC, source: GATEWAY_TO_BACKENDS_MAC },
+            mtu: 1500,
+            source: IpAddr::V4(SNAT),
+        };
+        self.dataplane.set_backend(id, &entry).expect("a backend");
+    }
+
+    /// Runs a frame and takes the outcome as it is.
+    pub fn run(&mut self, frame: &[u8]) -> Outcome {
+        let program: &Xdp = program::xdp(self.dataplane.ebpf_mut(), self.program).expect("the program");
+        program::run(program, frame, RunOptions::default()).expect("the frame runs")
+    }
+
+    /// Runs a frame that must be forwarded; returns it as it leaves.
+    #[track_caller]
+    pub fn forwarded(&mut self, frame: &[u8]) -> Vec<u8> {
+        let outcome = self.run(frame);
+        assert_eq!(outcome.action, Action::Redirect, "the packet is forwarded; counters {:?}", self.counts());
+        outcome.frame
+    }
+
+    /// Runs a frame that must be left to the kernel, unmodified, under this reason and no other.
+    #[track_caller]
+    pub fn passed(&mut self, frame: &[u8], reason: &'static str) {
+        self.counts();
+        let outcome = self.run(frame);
+        assert_eq!(outcome.action, Action::Pass, "the packet is passed; counters {:?}", self.counts());
+        assert_eq!(outcome.frame, frame, "a passed packet is unmodified");
+        self.expect_counts(&[(reason, 1)]);
+    }
+
+    /// Runs a frame that must be dropped under this reason and no other.
+    #[track_caller]
+    pub fn dropped(&mut self, frame: &[u8], reason: &'static str) {
+        self.counts();
+        let outcome = self.run(frame);
+        assert_eq!(outcome.action, Action::Drop, "the packet is dropped; counters {:?}", self.counts());
+        self.expect_counts(&[(reason, 1)]);
+    }
+
+    /// What was counted since this was last asked: verdicts by reason, and events.
+    pub fn counts(&mut self) -> BTreeMap<&'static str, u64> {
+        let now = self.dataplane.verdicts().expect("the counters");
+        let names = verdict::outcomes().map(|outcome| (outcome.index, outcome.reason));
+        let events = verdict::Event::ALL.iter().map(|event| (*event as u32, event.label()));
+        let mut since = BTreeMap::new();
+        for (index, name) in names.chain(events) {
+            let before = self.counted.insert(name, now[index as usize]).unwrap_or(0);
+            let difference = now[index as usize] - before;
+            if difference != 0 {
+                since.insert(name, difference);
+            }
+        }
+        since
+    }
+
+    /// Asserts all counters since they were last looked at: these, and no other.
+    #[track_caller]
+    pub fn expect_counts(&mut self, expected: &[(&'static str, u64)]) {
+        assert_eq!(self.counts(), expected.iter().copied().collect(), "counters since the last look");
+    }
+
+    /// Every connection entry.
+    pub fn connections(&self) -> Vec<ConnectionEntry> {
+        let mut entries = Vec::new();
+        self.dataplane.for_each_connection(&mut |entry| entries.push(entry)).expect("the connections");
+        entries.sort_by_key(|entry| entry.key);
+        entries
+    }
+
+    /// Removes the entry with this tuple.
+    pub fn remove(&mut self, key: &Tuple) {
+        self.dataplane.remove_connection(key).expect("the entry is removed");
+    }
+}
+
+/// A client's packet on its way to the gateway.
+pub fn from_client(packet: Packet) -> Packet {
+    packet.ethernet(CLIENT_ROUTER_MAC, GATEWAY_TO_CLIENTS_MAC)
+}
+
+/// The first packet of the usual connection: CLIENT:40000 to VIP:80.
+pub fn syn() -> Packet {
+    from_client(Packet::tcp().from(CLIENT, 40_000).to(VIP, PORT).flags(TcpFlags::SYN).ttl(63))
+}
+
+/// The first packet of another client's, or another port's, connection.
+pub fn syn_from(client: Ipv4Addr, port: u16) -> Packet {
+    syn().from(client, port)
+}
+
+/// As the gateway sends a packet on towards a backend: its addresses, one hop less to live.
+pub fn to_backend(packet: Packet, backend: Ipv4Addr, ttl: u8) -> Vec<u8> {
+    packet.ethernet(GATEWAY_TO_BACKENDS_MAC, BACKEND_ROUTER_MAC).to(backend, BACKEND_PORT).ttl(ttl).build()
+}
+
+/// A backend's packet on its way to the gateway.
+pub fn from_backend(packet: Packet, backend: Ipv4Addr) -> Packet {
+    packet.ethernet(BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC).from(backend, BACKEND_PORT)
+}
+
+/// As the gateway sends a packet on towards a client.
+pub fn to_client(packet: Packet, ttl: u8) -> Vec<u8> {
+    packet.ethernet(GATEWAY_TO_CLIENTS_MAC, CLIENT_ROUTER_MAC).from(VIP, PORT).ttl(ttl).build()
+}
+
+/// Addresses of a frame: Ethernet destination and source.
+pub fn macs(frame: &[u8]) -> (Mac, Mac) {
+    (frame[..6].try_into().expect("6 bytes"), frame[6..12].try_into().expect("6 bytes"))
+}

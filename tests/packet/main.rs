@@ -1,0 +1,12 @@
+//! The real program on single frames, through `BPF_PROG_TEST_RUN`: exact bytes out, every counter accounted for.
+//!
+//! Expected frames come from the laboratory's packet builder or are written out; nothing of the product computes them.
+
+mod admission;
+mod checksums;
+mod fixture;
+mod life;
+mod malformed;
+mod scheduling;
+mod translation;
+mod transparency;
