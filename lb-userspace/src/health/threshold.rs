@@ -23,12 +23,14 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// No result yet, the backend counts as up: it already carries traffic.
-    pub const UP: Self = Self {
-        status: Status::Up,
-        successes: 0,
-        failures: 0,
-    };
+    /// No result yet, but a status that is known from elsewhere.
+    pub const fn starting_as(status: Status) -> Self {
+        Self {
+            status,
+            successes: 0,
+            failures: 0,
+        }
+    }
 
     /// The status so far.
     pub const fn status(&self) -> Status {

@@ -143,7 +143,7 @@ fn initial_health(service: &Service, before: Option<&State>) -> HashMap<SocketAd
                 .health(&old.name, address)
                 .cloned()
                 // Without a check so far, it takes connections: the first check must not interrupt them.
-                .unwrap_or_else(|| Health::starting_as(Tally::UP)),
+                .unwrap_or_else(|| Health::starting_as(Tally::starting_as(Status::Up))),
             _ => Health::starting_as(Tally::default()),
         }
     };
@@ -183,9 +183,9 @@ impl Store {
         self.state.send_modify(|state| *state = State::next(model, Some(state)));
     }
 
-    /// Lets a backend that is still pending start as up, because the data plane forwards to it already: the agent's restart is no
-    /// reason to interrupt traffic.
-    pub fn adopt(&self, service: &str, backend: SocketAddr) {
+    /// Lets a backend that has no result yet start with the health that the data plane shows (see
+    /// [`adoptable`](crate::reconciler::adoptable)): the agent's restart is no reason to interrupt traffic.
+    pub fn adopt(&self, service: &str, backend: SocketAddr, status: Status) {
         self.state.send_if_modified(|state| {
             let health = state
                 .health
@@ -193,7 +193,7 @@ impl Store {
                 .and_then(|health| health.get_mut(&backend));
             match health {
                 Some(health) if health.tally == Tally::default() => {
-                    *health = Health::starting_as(Tally::UP);
+                    *health = Health::starting_as(Tally::starting_as(status));
                     true
                 }
                 _ => false,

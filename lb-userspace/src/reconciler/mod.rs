@@ -26,6 +26,7 @@ pub use self::desired::{Desired, DesiredBackend, DesiredService};
 use self::{actual::Actual, ids::Ids};
 use crate::{
     dataplane::{BackendEntry, BackendId, Dataplane, Result, ServiceId},
+    health::threshold::Status,
     model::Model,
     scheduler::{self, Candidate},
 };
@@ -100,39 +101,39 @@ pub fn release(dataplane: &mut dyn Dataplane, desired: &Desired, unreferenced: &
     Ok(released)
 }
 
-/// The backends of `model` that the data plane gives new connections to right now, by service name: those that a starting agent
-/// should [adopt](crate::model::store::Store::adopt).
+/// The backends of `model` whose health can be told from the maps: a starting agent should
+/// [adopt](crate::model::store::Store::adopt) it. Those that get new connections are up, those marked dead are down.
 ///
 /// # Errors
 /// When the maps can't be read.
-pub fn carrying(dataplane: &dyn Dataplane, model: &Model) -> Result<Vec<(Arc<str>, SocketAddr)>> {
+pub fn adoptable(dataplane: &dyn Dataplane, model: &Model) -> Result<Vec<(Arc<str>, SocketAddr, Status)>> {
     let actual = Actual::read(dataplane)?;
-    let mut carrying = Vec::new();
+    let known = actual.backend_ids();
+    let mut adoptable = Vec::new();
     for service in &model.services {
         let ids: BTreeSet<ServiceId> = service
             .listeners
             .iter()
             .filter_map(|listener| actual.listeners.get(listener).copied())
             .collect();
-        let mut named = HashSet::new();
         for id in ids {
-            named.extend(dataplane.slots(id)?);
+            let slots: HashSet<BackendId> = dataplane.slots(id)?.into_iter().collect();
+            let status = |address| {
+                let backend = known.get(&(id, address))?;
+                let alive = actual.backends.get(backend)?.alive;
+                // While all are down, slots name dead ones too.
+                match (alive, slots.contains(backend)) {
+                    (false, _) => Some(Status::Down),
+                    (true, true) => Some(Status::Up),
+                    (true, false) => None,
+                }
+            };
+            let addresses = service.backends.iter().map(|backend| backend.address);
+            adoptable
+                .extend(addresses.filter_map(|address| Some((Arc::clone(&service.name), address, status(address)?))));
         }
-        let addresses: HashSet<SocketAddr> = named
-            .iter()
-            .filter_map(|id| actual.backends.get(id))
-            // While all are down, slots name dead ones too.
-            .filter(|entry| entry.alive)
-            .map(|entry| entry.address)
-            .collect();
-        let backends = service.backends.iter().map(|backend| backend.address);
-        carrying.extend(
-            backends
-                .filter(|address| addresses.contains(address))
-                .map(|address| (Arc::clone(&service.name), address)),
-        );
     }
-    Ok(carrying)
+    Ok(adoptable)
 }
 
 /// Every backend entry that the maps should have: those desired, and the removed ones, marked dead, that connections may name.
@@ -225,33 +226,43 @@ impl Reconciliation<'_> {
         Ok(())
     }
 
-    /// Removes listeners that nobody wants, and those that two services exchange: between the writes of the two, such a one would
-    /// lead to the other's backends.
+    /// Removes listeners that nobody wants, and those that would lead to another service's backends while services exchange them.
     fn remove_unwanted_listeners(&mut self) -> Result<()> {
         let mut wanted = HashMap::new();
         for (service, id) in self.desired.services.iter().zip(&self.ids.services) {
             wanted.extend(service.listeners.iter().map(|listener| (*listener, *id)));
         }
-        let claimed: HashSet<ServiceId> = self.ids.services.iter().copied().collect();
         let used: HashSet<ServiceId> = (self.actual.listeners.iter())
             .filter(|(listener, _)| wanted.contains_key(*listener))
             .map(|(_, id)| *id)
             .collect();
-        let stays = |listener, current: &ServiceId| match wanted.get(listener) {
-            None => false,
-            // To a service without listeners, it moves before anything happens to the one it has.
-            Some(target) => target == current || !claimed.contains(current) || !used.contains(target),
-        };
-        let gone: Vec<_> = (self.actual.listeners.iter())
-            .filter(|(listener, current)| !stays(*listener, current))
-            .map(|(listener, _)| *listener)
-            .collect();
+        let mut gone = Vec::new();
+        for (listener, current) in &self.actual.listeners {
+            let stays = match wanted.get(listener) {
+                None => false,
+                // A service without listeners is made first, so that this one moves before anything happens to the one it has.
+                Some(target) => target == current || !used.contains(target) || !self.gains_backends(*current)?,
+            };
+            if !stays {
+                gone.push(*listener);
+            }
+        }
         for listener in gone {
             self.dataplane.remove_listener(listener)?;
             self.actual.listeners.remove(&listener);
             self.writes += 1;
         }
         Ok(())
+    }
+
+    /// Whether the slots of a service are about to name backends that they don't name now.
+    fn gains_backends(&self, id: ServiceId) -> Result<bool> {
+        let Some(index) = self.ids.services.iter().position(|known| *known == id) else {
+            return Ok(false);
+        };
+        let now: HashSet<BackendId> = self.dataplane.slots(id)?.into_iter().collect();
+        let next = slots(&self.desired.services[index], &self.ids.backends[index]);
+        Ok(next.iter().any(|id| !now.contains(id)))
     }
 
     /// Writes those of the wanted entries that differ, if they are new or `now` says so.

@@ -180,15 +180,22 @@ fn a_check_that_is_added_does_not_interrupt_traffic() {
 }
 
 #[test]
-fn what_the_data_plane_forwards_to_starts_as_up() {
-    let store = Store::new(model(vec![service("web", &[(1, 1), (2, 1)])]));
+fn adopted_health_counts_until_there_is_a_result() {
+    let store = Store::new(model(vec![service("web", &[(1, 1), (2, 1), (3, 1)])]));
     record(&store, 2, "-");
-    store.adopt("web", backend(1));
-    store.adopt("web", backend(2));
+    store.adopt("web", backend(1), Status::Up);
+    store.adopt("web", backend(2), Status::Up);
+    store.adopt("web", backend(3), Status::Down);
     assert_eq!(
         ready(&store),
-        [true, false],
+        [true, false, false],
         "a result outweighs what an earlier agent thought"
+    );
+    record(&store, 3, "+");
+    assert_eq!(
+        ready(&store),
+        [true, false, false],
+        "it was down, so one success is not enough"
     );
 }
 

@@ -1,0 +1,402 @@
+//! What a script acts on: a configuration, an agent's store, and a data plane in memory.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use lb_common::{
+    backend::NextHop,
+    connection::{Direction, Seen},
+    settings::PortRange,
+};
+use xlb::{
+    dataplane::{
+        BackendEntry, BackendId, ConnectionEntry, Dataplane, DataplaneError, ServiceId, Tuple, fake::FakeDataplane,
+        faulty::FaultyDataplane,
+    },
+    expiry,
+    model::{
+        Backend, Connections, Forwarding, HealthCheck, Listener, Model, Probe, Protocol, Scheduler, Service, Snat,
+        Timeouts, WhenAllDown, store::Store,
+    },
+    netlink::{Resolved, Unresolved, Ways},
+    reconciler::{self, Desired},
+};
+
+const HOST_PORTS: PortRange = PortRange {
+    first: 32_768,
+    last: 60_999,
+};
+
+const CHECK: HealthCheck = HealthCheck {
+    probe: Probe::Tcp,
+    port: None,
+    interval: Duration::from_secs(2),
+    timeout: Duration::from_secs(1),
+    rise: 2,
+    fall: 3,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(crate) struct World {
+    model: Model,
+    store: Store,
+    ways: Ways,
+    dataplane: FakeDataplane,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let model = Model {
+            interfaces: Vec::new(),
+            socket: PathBuf::from("xlb.sock"),
+            connections: Connections {
+                max: 1_000,
+                half_open_max: 100,
+                timeouts: Timeouts {
+                    tcp_half_open: DAY,
+                    tcp_established: DAY,
+                    tcp_closing: DAY,
+                    udp: DAY,
+                },
+            },
+            snat: Snat {
+                addresses: Vec::new(),
+                ports: 1024..=65_535,
+            },
+            services: Vec::new(),
+        };
+        Self {
+            store: Store::new(Arc::new(model.clone())),
+            model,
+            ways: Ways::new(),
+            dataplane: FakeDataplane::new(),
+        }
+    }
+
+    /// Executes one command; its output, whole lines.
+    pub(crate) fn execute(&mut self, command: &str) -> String {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        match words[..] {
+            ["reconcile"] => return self.reconcile(),
+            ["release"] => return self.release(),
+            ["dump"] => return self.dataplane.dump(),
+            ["restart"] => self.restart(),
+            ["pass" | "fail", service, backend, ref times @ ..] => {
+                let times = times.first().map_or(1, |times| times.parse().unwrap());
+                self.probe(words[0] == "pass", service, address(backend), times);
+            }
+            ["way", ip, ifindex] => {
+                let ip: IpAddr = ip.parse().unwrap();
+                self.ways.insert(ip, Ok(way(ifindex.parse().unwrap())));
+            }
+            ["no-way", ip] => {
+                let ip: IpAddr = ip.parse().unwrap();
+                self.ways.insert(ip, Err(Unresolved::NoRoute(ip)));
+            }
+            ["forget-ways"] => self.ways.clear(),
+            ["connect", client, backend] => self.connect(address(client), BackendId(backend.parse().unwrap())),
+            ["disconnect", client] => self.disconnect(address(client)),
+            ["retire", count] => self.retire(count.parse().unwrap()),
+            _ => {
+                self.edit(&words);
+                self.store.replace_model(Arc::new(self.model.clone()));
+            }
+        }
+        String::new()
+    }
+
+    /// Changes the configuration.
+    fn edit(&mut self, words: &[&str]) {
+        match words {
+            ["service", name, at, options @ ..] => self.model.services.push(service(name, at, options)),
+            ["backend", name, at, weight @ ..] => {
+                let backend = Backend {
+                    address: address(at),
+                    weight: weight.first().map_or(1, |weight| weight.parse().unwrap()),
+                };
+                let backends = &mut self.service(name).backends;
+                match backends.iter_mut().find(|known| known.address == backend.address) {
+                    Some(known) => *known = backend,
+                    None => backends.push(backend),
+                }
+            }
+            ["listen", name, at] => self.service(name).listeners.push(listener(at)),
+            ["unlisten", name, at] => self.service(name).listeners.retain(|known| *known != listener(at)),
+            ["remove", name] => self.model.services.retain(|service| *service.name != **name),
+            ["remove", name, at] => self
+                .service(name)
+                .backends
+                .retain(|backend| backend.address != address(at)),
+            ["rename", name, new] => self.service(name).name = (*new).into(),
+            ["snat", addresses @ ..] => {
+                self.model.snat.addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            }
+            _ => panic!("unknown command {words:?}"),
+        }
+    }
+
+    fn service(&mut self, name: &str) -> &mut Service {
+        let mut services = self.model.services.iter_mut();
+        services
+            .find(|service| *service.name == *name)
+            .unwrap_or_else(|| panic!("no service {name}"))
+    }
+
+    fn probe(&self, passed: bool, service: &str, backend: SocketAddr, times: usize) {
+        for _ in 0..times {
+            let outcome = if passed {
+                Ok(())
+            } else {
+                Err("connection refused".to_owned())
+            };
+            self.store.record(service, backend, &CHECK, outcome);
+        }
+    }
+
+    fn restart(&mut self) {
+        self.store = Store::new(Arc::new(self.model.clone()));
+        self.ways.clear();
+        for (service, backend, status) in reconciler::adoptable(&self.dataplane, &self.model).unwrap() {
+            self.store.adopt(&service, backend, status);
+        }
+    }
+
+    fn desired(&self) -> Desired {
+        Desired::new(&self.store.state(), &self.ways, HOST_PORTS)
+    }
+
+    fn reconcile(&mut self) -> String {
+        let desired = self.desired();
+        self.dataplane.take_log();
+        let before = self.dataplane.clone();
+        let outcome = reconciler::reconcile(&mut self.dataplane, &desired);
+        let log = self.dataplane.take_log();
+        check_rules(&self.dataplane);
+        let Ok(report) = outcome else {
+            return error_line(&outcome.unwrap_err());
+        };
+        assert_eq!(report.writes, log.len(), "the report counts every write");
+        let again = reconciler::reconcile(&mut self.dataplane, &desired).unwrap();
+        assert_eq!(again.writes, 0, "a second time there is nothing to do");
+        survive_faults(&before, &desired, &self.dataplane.dump(), log.len());
+        lines(&log)
+    }
+
+    fn release(&mut self) -> String {
+        let desired = self.desired();
+        let sweep = expiry::sweep(&mut self.dataplane, &self.model.connections.timeouts, 0).unwrap();
+        self.dataplane.take_log();
+        let released = reconciler::release(&mut self.dataplane, &desired, &sweep.unreferenced).unwrap();
+        let log = self.dataplane.take_log();
+        assert_eq!(released, log.len());
+        check_rules(&self.dataplane);
+        if log.len() > 10 {
+            return format!("{} and {} more\n", log[0], log.len() - 1);
+        }
+        lines(&log)
+    }
+
+    /// Puts both entries of a connection into the table, as the program would.
+    fn connect(&mut self, client: SocketAddr, backend: BackendId) {
+        let backends: HashMap<_, _> = self.dataplane.backends().unwrap().into_iter().collect();
+        let entry = backends[&backend];
+        let forward = Tuple {
+            protocol: Protocol::Tcp,
+            source: client,
+            destination: address("203.0.113.10:80"),
+        };
+        let reply = Tuple {
+            protocol: Protocol::Tcp,
+            source: entry.address,
+            destination: client,
+        };
+        for (key, twin, direction) in [(forward, reply, Direction::Forward), (reply, forward, Direction::Reply)] {
+            self.dataplane.insert_connection(ConnectionEntry {
+                key,
+                twin,
+                direction,
+                seen: Seen(Seen::SYN | Seen::ACK),
+                last_seen: 0,
+                service: entry.service,
+                backend,
+            });
+        }
+    }
+
+    fn disconnect(&mut self, client: SocketAddr) {
+        let keys: Vec<Tuple> = self
+            .dataplane
+            .connections()
+            .filter(|entry| entry.key.source == client || entry.key.destination == client)
+            .map(|entry| entry.key)
+            .collect();
+        assert_eq!(keys.len(), 2, "both entries of the connection");
+        for key in keys {
+            self.dataplane.remove_connection(&key).unwrap();
+        }
+    }
+
+    fn retire(&mut self, count: u32) {
+        let taken = self.dataplane.backends().unwrap().len();
+        for number in 1..=count {
+            let id = BackendId(u32::try_from(taken).unwrap() + number);
+            let address = SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0a01_0000 + number), 80));
+            let entry = BackendEntry {
+                service: ServiceId(9),
+                address,
+                alive: false,
+                next_hop: NextHop::UNKNOWN,
+                mtu: 0,
+                source: [0, 0, 0, 0].into(),
+            };
+            self.dataplane.set_backend(id, &entry).unwrap();
+        }
+    }
+}
+
+/// Fails each of the `writes` of a reconciliation once, then every write with a probability, and expects the rules to hold on what
+/// is left behind and later attempts to reach `expected`.
+fn survive_faults(before: &FakeDataplane, desired: &Desired, expected: &str, writes: usize) {
+    for n in 1..=writes {
+        let mut faulty = FaultyDataplane::failing_nth(before.clone(), n);
+        reconciler::reconcile(&mut faulty, desired).expect_err("a write failed");
+        check_rules(faulty.inner());
+        check_leads(before, desired, faulty.inner());
+        let mut left = faulty.into_inner();
+        reconciler::reconcile(&mut left, desired).unwrap();
+        check_rules(&left);
+        assert_eq!(left.dump(), expected, "after write {n} failed");
+    }
+    for seed in 0..20 {
+        let mut faulty = FaultyDataplane::failing_randomly(before.clone(), 0.5, seed);
+        while reconciler::reconcile(&mut faulty, desired).is_err() {
+            check_rules(faulty.inner());
+            check_leads(before, desired, faulty.inner());
+        }
+        assert_eq!(faulty.inner().dump(), expected, "with random faults, seed {seed}");
+    }
+}
+
+/// What must hold whenever a packet may look.
+fn check_rules(dataplane: &FakeDataplane) {
+    let services: HashMap<_, _> = dataplane.services().unwrap().into_iter().collect();
+    let backends: HashMap<_, _> = dataplane.backends().unwrap().into_iter().collect();
+    for (listener, service) in dataplane.listeners().unwrap() {
+        assert!(
+            services.contains_key(&service),
+            "{listener} points at service {service:?} without a record"
+        );
+    }
+    for service in services.keys() {
+        for id in dataplane.slots(*service).unwrap() {
+            let backend = backends
+                .get(&id)
+                .unwrap_or_else(|| panic!("a slot names {id:?}, which is not set"));
+            assert_eq!(backend.service, *service, "a slot names {id:?} of another service");
+        }
+    }
+    if let Some(settings) = dataplane.settings().unwrap() {
+        assert!(settings.snat_addresses as usize <= dataplane.snat_addresses().unwrap().len());
+    }
+}
+
+/// While one state turns into another, a listener leads to backends that it has in one of them, never to those of another service.
+fn check_leads(before: &FakeDataplane, desired: &Desired, now: &FakeDataplane) {
+    let old = leads(before);
+    for (listener, addresses) in leads(now) {
+        let next: Vec<SocketAddr> = (desired.services.iter())
+            .filter(|service| service.listeners.contains(&listener))
+            .flat_map(|service| service.backends.iter().map(|backend| backend.address))
+            .collect();
+        for address in addresses {
+            let known = next.contains(&address) || old.get(&listener).is_some_and(|old| old.contains(&address));
+            assert!(known, "{listener} leads to {address}, a backend of another service");
+        }
+    }
+}
+
+/// Where each listener leads.
+fn leads(dataplane: &FakeDataplane) -> HashMap<Listener, Vec<SocketAddr>> {
+    let backends: HashMap<_, _> = dataplane.backends().unwrap().into_iter().collect();
+    let addresses = |service| {
+        let slots = dataplane.slots(service).unwrap();
+        slots.iter().map(|id| backends[id].address).collect()
+    };
+    let listeners = dataplane.listeners().unwrap();
+    listeners
+        .into_iter()
+        .map(|(listener, service)| (listener, addresses(service)))
+        .collect()
+}
+
+fn lines(log: &[String]) -> String {
+    let mut text = String::new();
+    for line in log {
+        writeln!(text, "{line}").unwrap();
+    }
+    text
+}
+
+fn error_line(error: &DataplaneError) -> String {
+    format!("error: {error}\n")
+}
+
+fn service(name: &str, at: &str, options: &[&str]) -> Service {
+    let mut service = Service {
+        name: name.into(),
+        listeners: vec![listener(at)],
+        forwarding: Forwarding::Nat,
+        scheduler: Scheduler::RoundRobin,
+        health_check: None,
+        when_all_down: WhenAllDown::ForwardToAll,
+        backends: Vec::new(),
+    };
+    for option in options {
+        match *option {
+            "round_robin" => service.scheduler = Scheduler::RoundRobin,
+            "random" => service.scheduler = Scheduler::Random,
+            "source_hash" => service.scheduler = Scheduler::SourceHash,
+            "maglev" => service.scheduler = Scheduler::Maglev,
+            "full_nat" => service.forwarding = Forwarding::FullNat,
+            "check" => service.health_check = Some(CHECK),
+            "drop" => service.when_all_down = WhenAllDown::Drop,
+            _ => panic!("unknown option {option} of service {name}"),
+        }
+    }
+    service
+}
+
+fn listener(at: &str) -> Listener {
+    let (protocol, at) = at.split_once('/').unwrap();
+    Listener {
+        address: address(at),
+        protocol: match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => panic!("unknown protocol {protocol}"),
+        },
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn way(ifindex: u32) -> Resolved {
+    Resolved {
+        next_hop: NextHop {
+            ifindex,
+            destination: [2, 0, 0, 0, 0, 1],
+            source: [2, 0, 0, 0, 0, 2],
+        },
+        mtu: 1500,
+        source: [10, 0, 0, 1].into(),
+    }
+}
