@@ -165,7 +165,7 @@ fn lost_forward_entry_is_made_anew_by_the_backends_next_packet() {
 /// Sends packets until one repairs the pair: an entry looks for its twin at most once a second.
 #[track_caller]
 fn repaired_by(fixture: &mut Fixture, send: impl Fn(&mut Fixture)) {
-    lb_tests::wait::until("the pair is repaired", std::time::Duration::from_secs(5), || {
+    lb_tests::wait::until_true("the pair is repaired", std::time::Duration::from_secs(5), || {
         send(fixture);
         fixture.counts().get("pair_repaired").copied() == Some(1)
     })
