@@ -52,10 +52,9 @@ fn build() -> Result<()> {
     }
 
     let target_directory = target_directory(&out)?;
-    let mut cargo = bpf::cargo("build", &target_directory);
+    let mut cargo = bpf::cargo("build", &linker, &target_directory);
     let status = cargo
         .current_dir(workspace)
-        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
         .status()
         .context("cannot run cargo for the BPF program")?;
     ensure!(

@@ -27,16 +27,20 @@ const FLAGS: [&str; 3] = [
 ///
 /// The pinned stable compiler is told for this one command to accept `-Z build-std`: nobody ships a compiled `core` for BPF.
 /// All flags are given here and none are inherited, so that neither `RUSTFLAGS` nor clippy's wrapper around the host build
-/// changes the program.
-pub(crate) fn cargo(subcommand: &str, target_directory: &Path) -> Command {
+/// changes the program. Everything that cargo compares to decide what is fresh is equal in all calls, the linker for clippy
+/// too, or each would compile `core` anew.
+pub(crate) fn cargo(subcommand: &str, linker: &Path, target_directory: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args([subcommand, "--package", "lb-ebpf", "--release"])
         .args(["--target", TARGET, "-Z", "build-std=core", "--target-dir"])
         .arg(target_directory)
         .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
         .env_remove("RUSTFLAGS")
+        // Set for build scripts, and watched by those of `aya-ebpf`.
+        .env_remove("HOST")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
     command
 }

@@ -69,7 +69,8 @@ fn clippy(workspace: &Workspace) -> Result<()> {
 
 /// The program and what it shares with the agent, as the BPF build compiles them.
 fn clippy_for_bpf(workspace: &Workspace) -> Result<()> {
-    let mut cargo = bpf::cargo("clippy", workspace.target.join("bpf").as_std_path());
+    let linker = setup::for_build()?;
+    let mut cargo = bpf::cargo("clippy", &linker, workspace.target.join("bpf").as_std_path());
     cargo::succeed(cargo.current_dir(&workspace.root).args(["--", "-Dwarnings"]))
 }
 
