@@ -23,7 +23,7 @@ const MAX_SHAPE_ERRORS: usize = 50;
 
 /// Decodes `text`, of which `report` has the index. `None` when there is nothing that could be validated.
 pub(super) fn decode(text: &str, index: &Index, report: &mut Report<'_>) -> Option<File> {
-    match index.root() {
+    match index.root().filter(|root| !root.is_null()) {
         None => {
             report.error(
                 &Path::root(),
@@ -42,10 +42,11 @@ pub(super) fn decode(text: &str, index: &Index, report: &mut Report<'_>) -> Opti
                     line: location.line(),
                     column: location.column(),
                 });
+                let (position, invalid) = hint::not_yaml(&error.to_string(), text, position);
                 report.problem(Problem {
                     path: Path::root(),
                     position,
-                    invalid: hint::not_yaml(&error.to_string(), text, position.line),
+                    invalid,
                 });
             }
             None
@@ -59,9 +60,16 @@ fn check_node(index: &Index, node: &Node, path: &Path, report: &mut Report<'_>) 
     if node.tagged {
         report.error(path, Invalid::new("YAML tags are not accepted", "remove the tag"));
     }
+    if node.is_null() {
+        let remedy = "write a value, or remove the key or list element";
+        report.error_at_key(path, Invalid::new("has no value", remedy));
+    }
     match &node.content {
-        Content::Scalar { text, plain: true } => check_scalar(text, path, report),
-        Content::Scalar { plain: false, .. } | Content::Alias(_) => {}
+        Content::Scalar { text, plain: true } if is_too_large(text) => {
+            let message = format!("{text} is out of range");
+            report.error(path, Invalid::new(message, "write a smaller number"));
+        }
+        Content::Scalar { .. } | Content::Alias(_) => {}
         Content::List(elements) => {
             for (number, element) in elements.iter().enumerate() {
                 if let Some(element) = index.node(*element) {
@@ -83,30 +91,17 @@ fn check_node(index: &Index, node: &Node, path: &Path, report: &mut Report<'_>) 
     }
 }
 
-fn check_scalar(text: &str, path: &Path, report: &mut Report<'_>) {
-    if ["", "~", "null", "Null", "NULL"].contains(&text) {
-        report.error(
-            path,
-            Invalid::new("has no value", "write a value, or remove the key or list element"),
-        );
-    } else if integer(text).is_some_and(|value| value > u64::MAX.into()) {
-        report.error(
-            path,
-            Invalid::new(format!("{text} is out of range"), "write a smaller number"),
-        );
-    }
-}
-
-/// An unsigned integer as YAML writes them.
-fn integer(text: &str) -> Option<u128> {
+/// Whether this is an integer as YAML writes them, and larger than any number of a configuration.
+fn is_too_large(text: &str) -> bool {
     let unsigned = text.trim_start_matches(['+', '-']);
     let (digits, radix) = match unsigned.get(..2) {
-        Some("0x") => (unsigned.get(2..)?, 16),
-        Some("0o") => (unsigned.get(2..)?, 8),
-        Some("0b") => (unsigned.get(2..)?, 2),
+        Some("0x") => (&unsigned[2..], 16),
+        Some("0o") => (&unsigned[2..], 8),
+        Some("0b") => (&unsigned[2..], 2),
         _ => (unsigned, 10),
     };
-    u128::from_str_radix(digits, radix).ok()
+    let integer = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    integer && u64::from_str_radix(digits, radix).is_err()
 }
 
 fn check_entry<'a>(entry: &'a Entry, seen: &mut HashSet<&'a str>, path: &Path, report: &mut Report<'_>) {

@@ -1,21 +1,32 @@
 //! What was probably meant, where a parser can only say that it does not understand.
 
-use super::error::Invalid;
+use super::{error::Invalid, position::Position};
 
-/// The error for text that is not YAML, with the usual cause as its remedy. `reason` is what the parser says, `line` where it
-/// stopped, from 1.
-pub(super) fn not_yaml(reason: &str, text: &str, line: usize) -> Invalid {
-    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    let remedy = if line.trim_start_matches(' ').starts_with('\t') {
-        "indent with spaces, YAML allows no tabs"
-    } else if line.contains("]:") && !line.contains(['"', '\'']) {
+/// The error for text that is not YAML, with the usual cause as its remedy. `reason` is what the parser says, `stopped` where it
+/// stopped reading; the error's place is where the cause is.
+pub(super) fn not_yaml(reason: &str, text: &str, stopped: Position) -> (Position, Invalid) {
+    let invalid = |remedy: &str| Invalid::new(format!("not YAML: {reason}"), remedy);
+    // The parser may have stopped at the value before.
+    let near = text.lines().enumerate().skip(stopped.line.saturating_sub(1)).take(2);
+    for (index, line) in near {
+        let indentation = line.len() - line.trim_start_matches(' ').len();
+        if line[indentation..].starts_with('\t') {
+            let tab = Position {
+                line: index + 1,
+                column: indentation + 1,
+            };
+            return (tab, invalid("indent with spaces, YAML allows no tabs here"));
+        }
+    }
+    let line = text.lines().nth(stopped.line.saturating_sub(1)).unwrap_or_default();
+    let remedy = if line.contains("]:") && !line.contains(['"', '\'']) {
         "write IPv6 addresses in quotes, like \"[2001:db8::10]:443\""
     } else if line.contains('*') {
         "write a value with `*` in quotes, like \"203.0.113.10:*\""
     } else {
         "check the indentation, quotes and brackets here and in the line before"
     };
-    Invalid::new(format!("not YAML: {reason}"), remedy)
+    (stopped, invalid(remedy))
 }
 
 /// The word among `candidates` that `word` is a misspelling of.

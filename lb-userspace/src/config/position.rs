@@ -33,6 +33,17 @@ pub(super) struct Position {
 impl Position {
     /// The first character of a file.
     pub(super) const START: Self = Self { line: 1, column: 1 };
+
+    /// Behind the last character of `text`. Parsers put what is wrong at the end into a line that is not there.
+    pub(super) fn end_of(text: &str) -> Self {
+        let text = text.replace("\r\n", "\n");
+        let mut lines = text.split(['\n', '\r']);
+        let last = lines.next_back().unwrap_or_default();
+        Self {
+            line: lines.count() + 1,
+            column: last.chars().count() + 1,
+        }
+    }
 }
 
 /// Something that stands at a place.
@@ -52,6 +63,14 @@ pub(super) struct Node {
     pub(super) tagged: bool,
     /// Values in it, itself included, aliases counted as what they stand for; 0 while it is being read.
     values: usize,
+}
+
+impl Node {
+    /// Whether nothing is written here, or one of the words for it.
+    pub(super) fn is_null(&self) -> bool {
+        let nulls = ["", "~", "null", "Null", "NULL"];
+        matches!(&self.content, Content::Scalar { text, plain: true } if nulls.contains(&text.as_str()))
+    }
 }
 
 /// What a value consists of. Other values are given by their number in the index.
@@ -81,6 +100,7 @@ pub(super) struct Entry {
 pub(super) struct Index {
     nodes: Vec<Node>,
     root: Option<usize>,
+    end: Position,
 }
 
 impl Index {
@@ -89,6 +109,7 @@ impl Index {
     /// # Errors
     /// When the text is not YAML, has more than one document, is nested too deeply, or grows too large by its aliases.
     pub(super) fn build(text: &str) -> Result<Self, Problem> {
+        let end = Position::end_of(text);
         let mut builder = Builder::default();
         let mut parser = Parser::new_from_str(text);
         while let Some(event) = parser.next_event() {
@@ -99,11 +120,12 @@ impl Index {
             };
             result.map_err(|(position, invalid)| Problem {
                 path: builder.path(),
-                position,
+                position: position.min(end),
                 invalid,
             })?;
         }
         Ok(Self {
+            end,
             nodes: builder.nodes,
             root: builder.root,
         })
@@ -117,6 +139,11 @@ impl Index {
     /// The value with this number.
     pub(super) fn node(&self, number: usize) -> Option<&Node> {
         self.nodes.get(number)
+    }
+
+    /// `position`, or the end of the file where it is beyond.
+    pub(super) fn clamp(&self, position: Position) -> Position {
+        position.min(self.end)
     }
 
     /// Where the value at `path` stands, or the nearest value around it.
@@ -329,5 +356,5 @@ fn syntax_error(error: &ScanError, text: &str) -> (Position, Invalid) {
         line: error.marker().line(),
         column: error.marker().col() + 1,
     };
-    (position, not_yaml(error.info(), text, position.line))
+    not_yaml(error.info(), text, position)
 }

@@ -106,21 +106,24 @@ impl<'a> Report<'a> {
     }
 
     /// Whether anything is wrong.
-    pub(super) fn has_errors(&self) -> bool {
+    pub(super) const fn has_errors(&self) -> bool {
         !self.errors.is_empty()
     }
 
     /// Errors and warnings, each in the order of the file.
     pub(super) fn finish(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         let place = |diagnostic: &Diagnostic| (diagnostic.line, diagnostic.column);
-        self.errors.sort_by_key(place);
-        self.warnings.sort_by_key(place);
+        for diagnostics in [&mut self.errors, &mut self.warnings] {
+            diagnostics.sort_by_key(place);
+            // A value that aliases repeat is wrong once.
+            diagnostics.dedup_by(|next, one| place(next) == place(one) && next.message == one.message);
+        }
         (self.errors, self.warnings)
     }
 
     fn push(&mut self, at: &Path, position: Position, invalid: Invalid) {
         if self.wrong.insert(at.clone()) {
-            self.errors.push(diagnostic(at, position, invalid));
+            self.errors.push(diagnostic(at, self.index.clamp(position), invalid));
         }
     }
 }

@@ -1,0 +1,490 @@
+//! Whole configuration files: those of `tests/configs/broken` are refused for the reason that each names in its first lines, those of
+//! `tests/configs/valid` and the example of `deploy` are accepted.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail as tests do, by panicking"
+)]
+
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use proptest::prelude::*;
+use xlb::{
+    config::{self, ConfigError, Diagnostic, Loaded},
+    model::{Forwarding, HealthCheck, Probe, Protocol, Scheduler, WhenAllDown, XdpMode},
+};
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Name and content of the files in a folder, in order.
+fn files(folder: &str) -> Vec<(String, String)> {
+    let mut files: Vec<_> = fs::read_dir(repository().join(folder))
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+fn file(path: &str) -> String {
+    fs::read_to_string(repository().join(path)).unwrap()
+}
+
+fn accept(name: &str, content: &str) -> Loaded {
+    config::parse(name, content).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn refuse(content: impl AsRef<[u8]>) -> ConfigError {
+    config::parse("x.yaml", content).expect_err("must be refused")
+}
+
+fn rendered(diagnostics: &[Diagnostic]) -> Vec<String> {
+    diagnostics
+        .iter()
+        .map(|diagnostic| diagnostic.render("x.yaml").to_string())
+        .collect()
+}
+
+/// `# expect: LINE:COLUMN PATH: part of the message`; the path of the whole file is `-`.
+fn expectations(content: &str) -> Vec<(String, String, &str)> {
+    content
+        .lines()
+        .map_while(|line| line.strip_prefix("# expect: "))
+        .map(|line| {
+            let (place, rest) = line.split_once(' ').expect("a place");
+            let (path, message) = rest.split_once(": ").expect("a path");
+            (place.to_owned(), path.replace('-', ""), message)
+        })
+        .collect()
+}
+
+#[test]
+fn broken_files_are_refused_with_place_path_and_remedy() {
+    let files = files("tests/configs/broken");
+    assert!(files.len() >= 30, "{} broken files", files.len());
+    let mut failures = Vec::new();
+    for (name, content) in files {
+        let expected = expectations(&content);
+        assert!(!expected.is_empty(), "{name} does not say what to expect");
+        let errors = match config::parse(&name, &content) {
+            Ok(_) => Vec::new(),
+            Err(error) => error.errors,
+        };
+        let fits = |((place, path, message), error): (&(String, String, &str), &Diagnostic)| {
+            format!("{}:{}", error.line, error.column) == *place
+                && error.path == *path
+                && error.message.contains(message)
+                && !error.remedy.is_empty()
+        };
+        if errors.len() != expected.len() || !expected.iter().zip(&errors).all(fits) {
+            failures.push(format!(
+                "{name}\n  expected {expected:?}\n  got {:?}",
+                rendered(&errors)
+            ));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn valid_files_are_accepted() {
+    let files = files("tests/configs/valid");
+    assert!(files.len() >= 3);
+    for (name, content) in files {
+        accept(&name, &content);
+    }
+}
+
+#[test]
+fn defaults_of_a_minimal_file() {
+    let loaded = accept("minimal", &file("tests/configs/valid/minimal.yaml"));
+    assert_eq!(loaded.warnings, []);
+    let model = loaded.model;
+    assert_eq!(model.interfaces.len(), 1);
+    assert_eq!(model.interfaces[0].name, "eth0");
+    assert_eq!(model.interfaces[0].mode, XdpMode::Auto);
+    assert_eq!(model.socket, PathBuf::from("/run/xlb/xlb.sock"));
+    assert_eq!(model.connections.max, 262_144);
+    assert_eq!(model.connections.half_open_max, 65_536);
+    let timeouts = model.connections.timeouts;
+    assert_eq!(timeouts.tcp_half_open, Duration::from_secs(30));
+    assert_eq!(timeouts.tcp_established, Duration::from_secs(7440));
+    assert_eq!(timeouts.tcp_closing, Duration::from_secs(240));
+    assert_eq!(timeouts.udp, Duration::from_secs(300));
+    assert_eq!(model.snat.addresses, [] as [std::net::IpAddr; 0]);
+    assert_eq!(model.snat.ports, 1024..=65_535);
+
+    let [service] = model.services.as_slice() else {
+        panic!("one service: {:?}", model.services)
+    };
+    assert_eq!(&*service.name, "web");
+    assert_eq!(service.listeners.len(), 1);
+    assert_eq!(service.listeners[0].to_string(), "tcp 203.0.113.10:80");
+    assert_eq!(service.forwarding, Forwarding::Nat);
+    assert_eq!(service.scheduler, Scheduler::Maglev);
+    assert_eq!(service.when_all_down, WhenAllDown::ForwardToAll);
+    let check = HealthCheck {
+        probe: Probe::Tcp,
+        port: None,
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        rise: 2,
+        fall: 3,
+    };
+    assert_eq!(service.health_check, Some(check));
+    let backends: Vec<_> = service.backends.iter().map(|b| (b.address, b.weight)).collect();
+    let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
+    assert_eq!(
+        backends,
+        [(address("10.0.0.11:8080"), 1), (address("10.0.0.12:8080"), 1)]
+    );
+}
+
+#[test]
+fn every_supported_key_reaches_the_model() {
+    let model = accept("everything", &file("tests/configs/valid/everything.yaml")).model;
+    let interfaces: Vec<_> = model.interfaces.iter().map(|i| (i.name.as_str(), i.mode)).collect();
+    let expected = [
+        ("eth0", XdpMode::Generic),
+        ("eth1", XdpMode::Native),
+        ("eth2", XdpMode::Auto),
+    ];
+    assert_eq!(interfaces, expected);
+    assert_eq!(model.socket, PathBuf::from("/run/other.sock"));
+    assert_eq!(
+        (model.connections.max, model.connections.half_open_max),
+        (1_000_000, 4096)
+    );
+    let timeouts = model.connections.timeouts;
+    assert_eq!(timeouts.tcp_half_open, Duration::from_secs(20));
+    assert_eq!(timeouts.tcp_established, Duration::from_secs(3 * 3600));
+    assert_eq!(timeouts.tcp_closing, Duration::from_secs(300));
+    assert_eq!(timeouts.udp, Duration::from_secs(120));
+    assert_eq!(model.snat.addresses.len(), 2);
+    assert_eq!(model.snat.ports, 10_000..=20_000);
+
+    let [inherits, overrides, unchecked] = model.services.as_slice() else {
+        panic!("three services: {:?}", model.services)
+    };
+    let listeners: Vec<_> = inherits.listeners.iter().map(ToString::to_string).collect();
+    let expected = [
+        "tcp 203.0.113.10:80",
+        "udp 203.0.113.10:80",
+        "tcp 203.0.113.11:80",
+        "udp 203.0.113.11:80",
+    ];
+    assert_eq!(listeners, expected);
+    assert_eq!(inherits.forwarding, Forwarding::FullNat);
+    assert_eq!(inherits.scheduler, Scheduler::RoundRobin);
+    assert_eq!(inherits.when_all_down, WhenAllDown::Drop);
+    let check = HealthCheck {
+        probe: Probe::Tcp,
+        port: Some(8081),
+        interval: Duration::from_millis(500),
+        timeout: Duration::from_millis(250),
+        rise: 1,
+        fall: 5,
+    };
+    assert_eq!(inherits.health_check, Some(check));
+    let weights: Vec<_> = inherits.backends.iter().map(|b| b.weight).collect();
+    assert_eq!(weights, [1, 65_535, 0]);
+
+    assert_eq!(overrides.forwarding, Forwarding::Nat);
+    assert_eq!(overrides.scheduler, Scheduler::SourceHash);
+    assert_eq!(overrides.when_all_down, WhenAllDown::ForwardToAll);
+    assert_eq!(overrides.backends, inherits.backends);
+    // The whole mapping replaces the default's: nothing of it is inherited.
+    let check = HealthCheck {
+        probe: Probe::Http {
+            path: "/healthz?full=1".to_owned(),
+            expect: 204..=204,
+        },
+        port: None,
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        rise: 2,
+        fall: 3,
+    };
+    assert_eq!(overrides.health_check, Some(check));
+
+    assert_eq!(unchecked.health_check, None);
+    assert_eq!(unchecked.scheduler, Scheduler::Random);
+    assert_eq!(unchecked.listeners.len(), 1);
+    assert_eq!(unchecked.listeners[0].protocol, Protocol::Udp);
+}
+
+/// A file whose only service has this line.
+fn with_service_line(line: &str) -> String {
+    file("tests/configs/valid/minimal.yaml") + "    " + line + "\n"
+}
+
+#[test]
+fn malformed_value_of_an_unsupported_key_is_called_malformed() {
+    for (line, message) in [
+        ("drain_timeout: 60", "60 has no unit"),
+        ("slow_start: soon", "is not a duration"),
+        ("prefer_zone: a b", "cannot be a name"),
+        ("echo: maybe", "is not known here"),
+        ("persistence: 24", "24 has no unit"),
+        ("persistence: {timeout: 5m, ipv4_prefix: 33}", "33 is out of range"),
+        (
+            "persistence: {ipv4_prefix: 32}",
+            "the timeout of persistence is missing",
+        ),
+        ("panic_threshold: 101%", "is out of range"),
+        ("on_down: close", "is not known here"),
+        ("allow: [10.0.0.0/33]", "is not a prefix"),
+        ("deny: [all]", "is not a prefix"),
+        ("outlier_detection: {max_ejected: half}", "is not a percentage"),
+        ("outlier_detection: {consecutive_failures: 0}", "is out of range"),
+        ("limits: {new_connections_per_client: 100}", "is not a rate"),
+        ("limits: {mode: watch}", "is not known here"),
+    ] {
+        let error = refuse(with_service_line(line));
+        assert!(
+            error.errors.iter().any(|e| e.message.contains(message)),
+            "{line}: {error}"
+        );
+    }
+}
+
+#[test]
+fn words_that_yaml_1_1_reads_as_truth_values_are_words() {
+    for word in ["on", "off"] {
+        let error = refuse(with_service_line(&format!("echo: {word}")));
+        assert_eq!(error.errors[0].message, "not supported yet", "{error}");
+    }
+}
+
+#[test]
+fn timeout_follows_a_short_interval() {
+    let content = file("tests/configs/valid/minimal.yaml") + "    health_check: {interval: 200ms}\n";
+    let model = accept("short", &content).model;
+    let check = model.services[0].health_check.as_ref().unwrap();
+    assert_eq!(check.timeout, Duration::from_millis(200));
+}
+
+#[test]
+fn doubtful_values_are_warned_of() {
+    let loaded = accept("warnings", &file("tests/configs/valid/warnings.yaml"));
+    let warnings: Vec<_> = loaded
+        .warnings
+        .iter()
+        .map(|w| (w.line, w.column, w.path.as_str(), w.message.split(':').next().unwrap()))
+        .collect();
+    let timeouts = "connections.timeouts";
+    let expected = [
+        (
+            5,
+            22,
+            &*format!("{timeouts}.tcp_established"),
+            "1h is less than RFC 5382 asks for",
+        ),
+        (
+            6,
+            18,
+            &*format!("{timeouts}.tcp_closing"),
+            "10s is less than RFC 5382 asks for",
+        ),
+        (7, 10, &*format!("{timeouts}.udp"), "30s is less than RFC 4787 asks for"),
+        (
+            10,
+            5,
+            "services[0].health_check",
+            "a service of udp alone has no check by default",
+        ),
+        (14, 7, "services[0].backends", "there is one backend only"),
+        (18, 7, "services[1].backends", "all weights are 0"),
+        (
+            23,
+            19,
+            "services[2].health_check",
+            "the tcp check asks the backend's port, which serves udp",
+        ),
+        (24, 15, "services[2].backends", "there are no backends"),
+    ];
+    assert_eq!(warnings, expected);
+    assert!(loaded.warnings.iter().all(|warning| !warning.remedy.is_empty()));
+}
+
+#[test]
+fn empty_files_are_refused() {
+    for content in ["", "\n\n", "# nothing but a comment\n", "---\n", "~\n", "\u{feff}"] {
+        let error = refuse(content);
+        assert_eq!(error.errors.len(), 1, "{content:?}: {error}");
+    }
+}
+
+#[test]
+fn byte_order_mark_and_carriage_returns_mean_nothing() {
+    let content = file("tests/configs/valid/minimal.yaml");
+    let plain = accept("plain", &content);
+    let foreign = accept("foreign", &format!("\u{feff}{}", content.replace('\n', "\r\n")));
+    assert_eq!(plain, foreign);
+}
+
+#[test]
+fn bytes_that_are_no_utf8_have_a_place() {
+    let error = refuse(b"interfaces: [eth0]\nservices: \xff\n");
+    assert_eq!(
+        rendered(&error.errors),
+        ["x.yaml:2:11: byte 0xff is not UTF-8; save the file as UTF-8"]
+    );
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    for content in ["[".repeat(200_000), "- ".repeat(200_000), "{a: ".repeat(200_000)] {
+        let error = refuse(&content);
+        let message = &error.errors[0].message;
+        assert!(
+            message.contains("nested") || message.contains("recursion limit"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn aliases_cannot_blow_up_a_small_file() {
+    let mut content = "interfaces: [eth0]\nx0: &x0 [a, a, a, a, a, a, a, a, a, a]\n".to_owned();
+    for level in 1..20 {
+        let below = format!("*x{}, ", level - 1).repeat(10);
+        content += &format!("x{level}: &x{level} [{below}]\n");
+    }
+    let error = refuse(&content);
+    assert!(error.errors[0].message.contains("too many values"), "{error}");
+    let error = refuse("services: &loop [*loop]\n");
+    assert!(error.errors[0].message.contains("around itself"), "{error}");
+}
+
+#[test]
+fn capacities_are_limits() {
+    let service = |number: usize| {
+        let (high, low) = (number / 250, number % 250);
+        format!("  - {{name: s{number}, listen: 203.0.{high}.{low}:80, backends: []}}\n")
+    };
+    let with = |count: usize| {
+        let services: String = (0..count).map(service).collect();
+        format!("interfaces: [eth0]\nservices:\n{services}")
+    };
+    accept("full", &with(16_383));
+    let error = refuse(with(16_384));
+    assert_eq!(
+        rendered(&error.errors),
+        [
+            "x.yaml:3:3: services: 16384 services are more than there is room for; expected at most 16383 services in all"
+        ]
+    );
+}
+
+#[test]
+fn example_is_accepted_without_warnings() {
+    let loaded = accept("example", &file("deploy/xlb.example.yaml"));
+    assert_eq!(rendered(&loaded.warnings), [] as [&str; 0]);
+}
+
+/// What a mutation puts into a file: the characters and words that mean something to YAML or to the schema.
+fn fragment() -> impl Strategy<Value = String> {
+    let punctuation = [
+        "", "\n", "\t", " ", "  ", "-", "- ", ":", ": ", "[", "]", "{", "}", ",", "? ", "#", "'", "\"", "\\", "|\n",
+        ">-\n",
+    ];
+    let features = [
+        "&a ",
+        "*a",
+        "<<: *a",
+        "!!str ",
+        "!x ",
+        "---\n",
+        "...\n",
+        "%YAML 1.2\n",
+        "\u{feff}",
+        "\u{0}",
+        "\u{2028}",
+        "\u{7f}",
+        "é",
+        "🦀",
+    ];
+    let values = [
+        "~",
+        "null",
+        "true",
+        ".inf",
+        ".nan",
+        "-0",
+        "0x",
+        "1e400",
+        "80:80",
+        "0.0.0.0:0",
+        "[::1]:1",
+        "1-65535",
+        "300ms",
+        "99999999999999999999999999999999999999999999",
+        "-170141183460469231731687303715884105729",
+    ];
+    let keys = ["weight: ", "services:\n", "name: ", "listen: "];
+    let words = [&punctuation[..], &features[..], &values[..], &keys[..]].concat();
+    prop_oneof![
+        4 => prop::sample::select(words).prop_map(str::to_owned),
+        1 => any::<String>(),
+    ]
+}
+
+/// Every diagnostic can be printed, and names a place and a remedy.
+fn check_outcome(content: &[u8]) {
+    let diagnostics: Vec<_> = match config::parse("x.yaml", content) {
+        Ok(loaded) => loaded.warnings,
+        Err(error) => {
+            assert!(!error.errors.is_empty(), "refused without a reason");
+            error.errors.into_iter().chain(error.warnings).collect()
+        }
+    };
+    let lines = String::from_utf8_lossy(content)
+        .replace("\r\n", "\n")
+        .split(['\n', '\r'])
+        .count();
+    for diagnostic in diagnostics {
+        let text = diagnostic.render("x.yaml").to_string();
+        assert!(diagnostic.line >= 1 && diagnostic.line <= lines, "no such line: {text}");
+        assert!(diagnostic.column >= 1, "no column: {text}");
+        assert!(
+            !diagnostic.message.is_empty() && !diagnostic.remedy.is_empty(),
+            "{text}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+
+    #[test]
+    fn no_mutation_of_a_file_panics(
+        source in prop::sample::select(vec!["valid/everything", "valid/warnings", "broken/44-several-mistakes-at-once"]),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, fragment()), 1..6),
+    ) {
+        let mut content: Vec<char> = file(&format!("tests/configs/{source}.yaml")).chars().collect();
+        for (at, length, fragment) in edits {
+            let at = at.index(content.len() + 1);
+            let end = (at + length).min(content.len());
+            content.splice(at..end, fragment.chars());
+        }
+        check_outcome(content.into_iter().collect::<String>().as_bytes());
+    }
+
+    #[test]
+    fn no_bytes_panic(content in prop::collection::vec(any::<u8>(), 0..200)) {
+        check_outcome(&content);
+    }
+
+    #[test]
+    fn no_sequence_of_fragments_panics(content in prop::collection::vec(fragment(), 0..60)) {
+        check_outcome(content.concat().as_bytes());
+    }
+}
