@@ -2,6 +2,9 @@
 //!
 //! `core::sync::atomic` has no read-modify-write operations on the BPF target, so these are the compiler's intrinsics. With
 //! `-C target-cpu=v3` they become single instructions (kernel 5.12).
+//!
+//! All are sequentially consistent: the BPF backend compiles a relaxed addition to the instruction that returns nothing, even where
+//! its result is used, which then is the summand.
 
 use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
 
@@ -13,7 +16,7 @@ use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
 #[inline(always)]
 pub(crate) unsafe fn fetch_add(number: *mut u64, summand: u64) -> u64 {
     // SAFETY: the caller guarantees a valid, aligned map value, which the kernel keeps alive for the run of the program.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(number, summand) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(number, summand) }
 }
 
 /// Sets bits in a shared word and returns what it was.
@@ -24,5 +27,5 @@ pub(crate) unsafe fn fetch_add(number: *mut u64, summand: u64) -> u64 {
 #[inline(always)]
 pub(crate) unsafe fn fetch_or(word: *mut u32, bits: u32) -> u32 {
     // SAFETY: as in `fetch_add`.
-    unsafe { atomic_or::<u32, u32, { AtomicOrdering::Relaxed }>(word, bits) }
+    unsafe { atomic_or::<u32, u32, { AtomicOrdering::SeqCst }>(word, bits) }
 }

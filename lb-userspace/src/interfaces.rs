@@ -32,9 +32,22 @@ pub async fn list() -> Result<Vec<Device>, InterfacesError> {
 ///
 /// What the kernel said.
 pub async fn addresses() -> Result<HashSet<IpAddr>, InterfacesError> {
-    ask(|handle| async move { handle.address().get().execute().try_collect::<Vec<AddressMessage>>().await })
-        .await
-        .map(|addresses| addresses.iter().flat_map(|address| &address.attributes).filter_map(ip_of).collect())
+    ask(|handle| async move {
+        handle
+            .address()
+            .get()
+            .execute()
+            .try_collect::<Vec<AddressMessage>>()
+            .await
+    })
+    .await
+    .map(|addresses| {
+        addresses
+            .iter()
+            .flat_map(|address| &address.attributes)
+            .filter_map(ip_of)
+            .collect()
+    })
 }
 
 /// What netlink answered when it was asked for interfaces.
@@ -77,5 +90,9 @@ fn device(link: &LinkMessage) -> Option<Device> {
         LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| matches!(info, LinkInfo::Kind(_))),
         _ => false,
     });
-    Some(Device { name, ifindex: link.header.index, is_virtual })
+    Some(Device {
+        name,
+        ifindex: link.header.index,
+        is_virtual,
+    })
 }

@@ -110,7 +110,10 @@ fn service_whose_slots_were_never_set_drops() {
 #[test]
 fn slot_of_a_backend_that_is_gone_drops() {
     let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
-    fixture.dataplane.remove_backend(xlb::dataplane::BackendId(10)).expect("removed");
+    fixture
+        .dataplane
+        .remove_backend(xlb::dataplane::BackendId(10))
+        .expect("removed");
     fixture.dropped(&syn().build(), "no_backend");
 }
 
@@ -128,7 +131,11 @@ fn full_table_refuses_new_connections_and_keeps_the_old() {
     assert!((16..40).contains(&opened.len()), "{} connections fitted", opened.len());
     let refused = 100 - opened.len() as u64;
     fixture.expect_counts(&[("forward", opened.len() as u64), ("table_full", refused)]);
-    assert_eq!(fixture.connections().len(), 2 * opened.len(), "a refused connection leaves nothing");
+    assert_eq!(
+        fixture.connections().len(),
+        2 * opened.len(),
+        "a refused connection leaves nothing"
+    );
     for port in opened {
         fixture.forwarded(&syn_from(CLIENT, port).flags(TcpFlags::ACK).build());
     }
@@ -137,7 +144,13 @@ fn full_table_refuses_new_connections_and_keeps_the_old() {
 #[test]
 fn half_open_limit_refuses_and_confirmed_connections_make_room() {
     let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
-    fixture.dataplane.set_settings(Settings { half_open_max: 3, ..settings() }).expect("settings");
+    fixture
+        .dataplane
+        .set_settings(Settings {
+            half_open_max: 3,
+            ..settings()
+        })
+        .expect("settings");
     for port in 1..=3 {
         fixture.forwarded(&syn_from(CLIENT, port).build());
     }

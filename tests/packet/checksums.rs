@@ -24,7 +24,11 @@ fn random_packet(random: &mut StdRng, port: u16) -> Packet {
     let client = Ipv4Addr::from([198, random.random(), random.random(), random.random()]);
     let packet = if random.random() {
         let flags = TcpFlags::SYN;
-        Packet::tcp().flags(flags).sequence(random.random()).acknowledgment(random.random()).window(random.random())
+        Packet::tcp()
+            .flags(flags)
+            .sequence(random.random())
+            .acknowledgment(random.random())
+            .window(random.random())
     } else {
         Packet::udp()
     };
@@ -73,7 +77,9 @@ fn udp_without_checksum_stays_without() {
     for program in [programs::NATIVE, programs::NATIVE_VIRTUAL] {
         let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
         fixture.use_program(program);
-        let query = from_client(Packet::udp().from(CLIENT, 7).to(VIP, PORT)).payload(b"abc").without_checksum();
+        let query = from_client(Packet::udp().from(CLIENT, 7).to(VIP, PORT))
+            .payload(b"abc")
+            .without_checksum();
         let out = fixture.forwarded(&query.build());
         assert_eq!(out[UDP_CHECKSUM..][..2], [0, 0]);
         assert_packet_eq(&out, &to_backend(query, BACKEND_1, 62));
@@ -87,9 +93,7 @@ fn udp_without_checksum_stays_without() {
 #[test]
 fn computed_zero_of_udp_leaves_as_all_ones() {
     let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
-    let query = |payload: u16| {
-        from_client(Packet::udp().from(CLIENT, 7).to(VIP, PORT)).payload(&payload.to_be_bytes())
-    };
+    let query = |payload: u16| from_client(Packet::udp().from(CLIENT, 7).to(VIP, PORT)).payload(&payload.to_be_bytes());
     let zero = (0..=u16::MAX)
         .find(|payload| {
             let leaving = to_backend(query(*payload), BACKEND_1, 62);
@@ -108,7 +112,9 @@ fn wrong_checksums_stay_wrong() {
         fixture.use_program(program);
         let out = fixture.forwarded(&syn().bad_checksum().payload(b"abc").build());
         assert!(checksums_valid(&out).is_err(), "a bad TCP checksum was repaired");
-        let datagram = from_client(Packet::udp().from(CLIENT, 7).to(VIP, PORT)).payload(b"abc").bad_checksum();
+        let datagram = from_client(Packet::udp().from(CLIENT, 7).to(VIP, PORT))
+            .payload(b"abc")
+            .bad_checksum();
         let out = fixture.forwarded(&datagram.build());
         assert!(checksums_valid(&out).is_err(), "a bad UDP checksum was repaired");
         let out = fixture.forwarded(&syn_from(CLIENT, 40_009).bad_ip_checksum().build());
@@ -139,7 +145,11 @@ fn unfinished_checksum_of_a_reply_with_options_is_finished() {
     let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
     fixture.use_program(programs::NATIVE_VIRTUAL);
     fixture.forwarded(&syn().build());
-    let reply = Packet::tcp().to(CLIENT, 40_000).ip_options(&[1; 40]).tcp_options(&[1; 40]).payload(&[5; 77]);
+    let reply = Packet::tcp()
+        .to(CLIENT, 40_000)
+        .ip_options(&[1; 40])
+        .tcp_options(&[1; 40])
+        .payload(&[5; 77]);
     let out = fixture.forwarded(&from_backend(reply.clone(), BACKEND_1).partial_checksum().build());
     assert_packet_eq(&out, &to_client(reply, 62));
 }
@@ -160,7 +170,9 @@ fn checksum_that_looks_unfinished_is_updated_in_native_mode_on_hardware() {
     let segment = |payload: u16| syn().payload(&payload.to_be_bytes());
     let ambiguous = (0..=u16::MAX)
         .map(segment)
-        .find(|segment| segment.build()[TCP_CHECKSUM..][..2] == segment.clone().partial_checksum().build()[TCP_CHECKSUM..][..2])
+        .find(|segment| {
+            segment.build()[TCP_CHECKSUM..][..2] == segment.clone().partial_checksum().build()[TCP_CHECKSUM..][..2]
+        })
         .expect("one payload of 65,536 has this checksum");
     for program in [programs::NATIVE, programs::NATIVE_VIRTUAL] {
         fixture.use_program(program);

@@ -66,7 +66,10 @@ pub fn settings() -> Settings {
         hash_seed: 0,
         half_open_max: 1_000_000,
         snat_addresses: 0,
-        snat_ports: PortRange { first: 1024, last: 65_535 },
+        snat_ports: PortRange {
+            first: 1024,
+            last: 65_535,
+        },
         host_ports: PortRange::EMPTY,
     }
 }
@@ -80,17 +83,25 @@ impl Fixture {
     /// Room for this many connections.
     pub fn with_capacity(connections: u32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        lb_tests::require_root();
+        lb_tests::topology::prepare().expect("a host for the laboratory");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let pins = PathBuf::from(format!("/sys/fs/bpf/xlb-lab-{}-packet-{number}", std::process::id()));
         let directory = Pins::create(&pins).expect("a pin directory");
-        let options = Options { max_connections: connections, max_half_open: 0 };
+        let options = Options {
+            max_connections: connections,
+            max_half_open: 0,
+        };
         let mut dataplane = AyaDataplane::open(directory, options).expect("the maps load");
         dataplane.set_settings(settings()).expect("the settings are written");
         for name in XDP_PROGRAMS {
             program::load(dataplane.ebpf_mut(), name).expect("the verifier takes the program");
         }
-        Self { dataplane, pins, counted: BTreeMap::new(), program: programs::NATIVE }
+        Self {
+            dataplane,
+            pins,
+            counted: BTreeMap::new(),
+            program: programs::NATIVE,
+        }
     }
 
     /// A service on [`VIP`]`:`[`PORT`], TCP and UDP, with these backends, one slot each.
@@ -118,10 +129,15 @@ impl Fixture {
         for (backend, address) in ids.iter().zip(backends) {
             self.set_backend(*backend, id, *address, true);
         }
-        self.dataplane.set_service(id, Service::new(scheduler, forwarding)).expect("a service");
+        self.dataplane
+            .set_service(id, Service::new(scheduler, forwarding))
+            .expect("a service");
         self.dataplane.set_slots(id, &ids).expect("slots");
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let listener = Listener { address: SocketAddr::from((vip, PORT)), protocol };
+            let listener = Listener {
+                address: SocketAddr::from((vip, PORT)),
+                protocol,
+            };
             self.dataplane.set_listener(listener, id).expect("a listener");
         }
         ids
@@ -133,7 +149,11 @@ impl Fixture {
             service,
             address: SocketAddr::from((address, BACKEND_PORT)),
             alive,
-            next_hop: NextHop { ifindex: IFINDEX, destination: BACKEND_ROUTER_MAC, source: GATEWAY_TO_BACKENDS_MAC },
+            next_hop: NextHop {
+                ifindex: IFINDEX,
+                destination: BACKEND_ROUTER_MAC,
+                source: GATEWAY_TO_BACKENDS_MAC,
+            },
             mtu: 1500,
             source: IpAddr::V4(SNAT),
         };
@@ -150,7 +170,12 @@ impl Fixture {
     #[track_caller]
     pub fn forwarded(&mut self, frame: &[u8]) -> Vec<u8> {
         let outcome = self.run(frame);
-        assert_eq!(outcome.action, Action::Redirect, "the packet is forwarded; counters {:?}", self.counts());
+        assert_eq!(
+            outcome.action,
+            Action::Redirect,
+            "the packet is forwarded; counters {:?}",
+            self.counts()
+        );
         outcome.frame
     }
 
@@ -159,7 +184,12 @@ impl Fixture {
     pub fn passed(&mut self, frame: &[u8], reason: &'static str) {
         self.counts();
         let outcome = self.run(frame);
-        assert_eq!(outcome.action, Action::Pass, "the packet is passed; counters {:?}", self.counts());
+        assert_eq!(
+            outcome.action,
+            Action::Pass,
+            "the packet is passed; counters {:?}",
+            self.counts()
+        );
         assert_eq!(outcome.frame, frame, "a passed packet is unmodified");
         self.expect_counts(&[(reason, 1)]);
     }
@@ -169,7 +199,12 @@ impl Fixture {
     pub fn dropped(&mut self, frame: &[u8], reason: &'static str) {
         self.counts();
         let outcome = self.run(frame);
-        assert_eq!(outcome.action, Action::Drop, "the packet is dropped; counters {:?}", self.counts());
+        assert_eq!(
+            outcome.action,
+            Action::Drop,
+            "the packet is dropped; counters {:?}",
+            self.counts()
+        );
         self.expect_counts(&[(reason, 1)]);
     }
 
@@ -192,13 +227,19 @@ impl Fixture {
     /// Asserts all counters since they were last looked at: these, and no other.
     #[track_caller]
     pub fn expect_counts(&mut self, expected: &[(&'static str, u64)]) {
-        assert_eq!(self.counts(), expected.iter().copied().collect(), "counters since the last look");
+        assert_eq!(
+            self.counts(),
+            expected.iter().copied().collect(),
+            "counters since the last look"
+        );
     }
 
     /// Every connection entry.
     pub fn connections(&self) -> Vec<ConnectionEntry> {
         let mut entries = Vec::new();
-        self.dataplane.for_each_connection(&mut |entry| entries.push(entry)).expect("the connections");
+        self.dataplane
+            .for_each_connection(&mut |entry| entries.push(entry))
+            .expect("the connections");
         entries.sort_by_key(|entry| entry.key);
         entries
     }
@@ -216,7 +257,13 @@ pub fn from_client(packet: Packet) -> Packet {
 
 /// The first packet of the usual connection: CLIENT:40000 to VIP:80.
 pub fn syn() -> Packet {
-    from_client(Packet::tcp().from(CLIENT, 40_000).to(VIP, PORT).flags(TcpFlags::SYN).ttl(63))
+    from_client(
+        Packet::tcp()
+            .from(CLIENT, 40_000)
+            .to(VIP, PORT)
+            .flags(TcpFlags::SYN)
+            .ttl(63),
+    )
 }
 
 /// The first packet of another client's, or another port's, connection.
@@ -226,20 +273,33 @@ pub fn syn_from(client: Ipv4Addr, port: u16) -> Packet {
 
 /// As the gateway sends a packet on towards a backend: its addresses, one hop less to live.
 pub fn to_backend(packet: Packet, backend: Ipv4Addr, ttl: u8) -> Vec<u8> {
-    packet.ethernet(GATEWAY_TO_BACKENDS_MAC, BACKEND_ROUTER_MAC).to(backend, BACKEND_PORT).ttl(ttl).build()
+    packet
+        .ethernet(GATEWAY_TO_BACKENDS_MAC, BACKEND_ROUTER_MAC)
+        .to(backend, BACKEND_PORT)
+        .ttl(ttl)
+        .build()
 }
 
 /// A backend's packet on its way to the gateway.
 pub fn from_backend(packet: Packet, backend: Ipv4Addr) -> Packet {
-    packet.ethernet(BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC).from(backend, BACKEND_PORT)
+    packet
+        .ethernet(BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC)
+        .from(backend, BACKEND_PORT)
 }
 
 /// As the gateway sends a packet on towards a client.
 pub fn to_client(packet: Packet, ttl: u8) -> Vec<u8> {
-    packet.ethernet(GATEWAY_TO_CLIENTS_MAC, CLIENT_ROUTER_MAC).from(VIP, PORT).ttl(ttl).build()
+    packet
+        .ethernet(GATEWAY_TO_CLIENTS_MAC, CLIENT_ROUTER_MAC)
+        .from(VIP, PORT)
+        .ttl(ttl)
+        .build()
 }
 
 /// Addresses of a frame: Ethernet destination and source.
 pub fn macs(frame: &[u8]) -> (Mac, Mac) {
-    (frame[..6].try_into().expect("6 bytes"), frame[6..12].try_into().expect("6 bytes"))
+    (
+        frame[..6].try_into().expect("6 bytes"),
+        frame[6..12].try_into().expect("6 bytes"),
+    )
 }

@@ -26,7 +26,10 @@ fn entry(fixture: &Fixture, direction: Direction) -> ConnectionEntry {
 /// Phase of the only connection.
 #[track_caller]
 fn current_phase(fixture: &Fixture) -> Phase {
-    phase(entry(fixture, Direction::Forward).seen, entry(fixture, Direction::Reply).seen)
+    phase(
+        entry(fixture, Direction::Forward).seen,
+        entry(fixture, Direction::Reply).seen,
+    )
 }
 
 fn client_sends(fixture: &mut Fixture, flags: TcpFlags) {
@@ -124,7 +127,10 @@ fn established_connection_stays_on_a_backend_that_was_declared_down() {
 fn udp_flow_leaves_a_dead_backend_at_once() {
     let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1, BACKEND_2]);
     let query = from_client(Packet::udp().from(CLIENT, 5353).to(VIP, PORT).payload(b"q"));
-    assert_packet_eq(&fixture.forwarded(&query.build()), &to_backend(query.clone(), BACKEND_1, 62));
+    assert_packet_eq(
+        &fixture.forwarded(&query.build()),
+        &to_backend(query.clone(), BACKEND_1, 62),
+    );
     fixture.set_backend(BackendId(10), ServiceId(1), BACKEND_1, false);
     assert_packet_eq(&fixture.forwarded(&query.build()), &to_backend(query, BACKEND_2, 62));
     assert_eq!(fixture.connections().len(), 2, "the old entries are gone");
@@ -184,7 +190,10 @@ fn forward_packet_finds_the_reply_entry_that_lost_its_twin() {
     assert!([BACKEND_1, BACKEND_2].contains(&backend));
     let forward = entry(&fixture, Direction::Forward);
     assert!(
-        fixture.connections().iter().any(|reply| reply.key == forward.twin && reply.twin == forward.key),
+        fixture
+            .connections()
+            .iter()
+            .any(|reply| reply.key == forward.twin && reply.twin == forward.key),
         "the new connection has both entries: {:?}",
         fixture.connections()
     );

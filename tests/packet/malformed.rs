@@ -111,7 +111,12 @@ fn mutated_packets_never_escape_the_rules() {
             }
             frame.truncate(random.random_range(SHORTEST..=frame.len()));
             let outcome = fixture.run(&frame);
-            let counted: u64 = fixture.counts().into_iter().filter(|(name, _)| *name != "pair_repaired").map(|(_, n)| n).sum();
+            let counted: u64 = fixture
+                .counts()
+                .into_iter()
+                .filter(|(name, _)| *name != "pair_repaired")
+                .map(|(_, n)| n)
+                .sum();
             assert_eq!(counted, 1, "one verdict a packet: {frame:02x?}");
             match outcome.action {
                 Action::Pass | Action::Drop => assert_eq!(outcome.frame, frame, "unmodified unless forwarded"),
@@ -128,7 +133,11 @@ fn mutated_packets_never_escape_the_rules() {
                             || (header + 16..header + 18).contains(&at)
                     };
                     for at in changed {
-                        assert!(allowed(at), "byte {at} changed: {frame:02x?} became {:02x?}", outcome.frame);
+                        assert!(
+                            allowed(at),
+                            "byte {at} changed: {frame:02x?} became {:02x?}",
+                            outcome.frame
+                        );
                     }
                 }
                 other => panic!("{other:?} for {frame:02x?}"),

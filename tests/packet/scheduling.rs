@@ -7,7 +7,10 @@ use lb_tests::{
     diff::endpoints,
     names::{BACKEND_1, BACKEND_2, BACKEND_3, CLIENT, VIP},
 };
-use xlb::dataplane::{BackendId, Dataplane as _, ServiceId};
+use xlb::{
+    dataplane::{BackendId, Dataplane as _, ServiceId},
+    scheduler::{Candidate, slots},
+};
 
 use crate::fixture::{Fixture, syn_from};
 
@@ -25,9 +28,17 @@ fn service(scheduler: Scheduler, weights: &[(Ipv4Addr, u32)]) -> Fixture {
     let mut fixture = Fixture::new();
     let addresses: Vec<Ipv4Addr> = weights.iter().map(|(address, _)| *address).collect();
     let ids = fixture.add_service(SERVICE, VIP, scheduler, Forwarding::Nat, &addresses);
-    let weighted: Vec<(BackendId, std::net::SocketAddr, u32)> =
-        ids.iter().zip(weights).map(|(id, (address, weight))| (*id, (*address, 8080).into(), *weight)).collect();
-    let slots = xlb::scheduler::slots(scheduler, &weighted);
+    let candidates: Vec<Candidate> = ids
+        .iter()
+        .zip(weights)
+        .map(|(id, (address, weight))| Candidate {
+            id: *id,
+            address: (*address, 8080).into(),
+            weight: *weight,
+            ready: true,
+        })
+        .collect();
+    let slots = slots(scheduler, &candidates);
     fixture.dataplane.set_slots(SERVICE, &slots).expect("slots");
     fixture
 }
@@ -46,7 +57,10 @@ fn shares(fixture: &mut Fixture, flows: u32) -> BTreeMap<Ipv4Addr, u32> {
 #[test]
 fn round_robin_is_exact_over_a_cycle() {
     let mut fixture = service(Scheduler::RoundRobin, &[(BACKEND_1, 1), (BACKEND_2, 2), (BACKEND_3, 5)]);
-    assert_eq!(shares(&mut fixture, 800), BTreeMap::from([(BACKEND_1, 100), (BACKEND_2, 200), (BACKEND_3, 500)]));
+    assert_eq!(
+        shares(&mut fixture, 800),
+        BTreeMap::from([(BACKEND_1, 100), (BACKEND_2, 200), (BACKEND_3, 500)])
+    );
 }
 
 #[test]
@@ -58,7 +72,10 @@ fn weights_hold_within_three_percent_for_the_other_schedulers() {
         for (backend, weight) in [(BACKEND_1, 1), (BACKEND_2, 2), (BACKEND_3, 5)] {
             let share = f64::from(shares[&backend]) / f64::from(FLOWS);
             let expected = f64::from(weight) / 8.0;
-            assert!((share - expected).abs() < 0.03, "{scheduler:?}: {backend} got {share:.3}, expected {expected:.3}");
+            assert!(
+                (share - expected).abs() < 0.03,
+                "{scheduler:?}: {backend} got {share:.3}, expected {expected:.3}"
+            );
         }
     }
 }
@@ -101,7 +118,10 @@ fn maglev_moves_few_tuples_when_one_of_ten_backends_goes() {
         moved += u32::from(before != after);
     }
     let limit = f64::from(FLOWS) * (0.1 + 0.02);
-    assert!(f64::from(moved) <= limit, "{moved} of {FLOWS} tuples moved, at most {limit} may");
+    assert!(
+        f64::from(moved) <= limit,
+        "{moved} of {FLOWS} tuples moved, at most {limit} may"
+    );
 }
 
 #[test]
@@ -111,14 +131,20 @@ fn connections_stay_where_they_are_when_the_slots_change() {
     fixture.dataplane.set_slots(SERVICE, &[BackendId(10)]).expect("slots");
     let after: Vec<Ipv4Addr> = (0..20).map(|port| chosen(&mut fixture, CLIENT, 2000 + port)).collect();
     assert_eq!(before, after, "a known connection never asks the scheduler");
-    assert!((0..20).all(|port| chosen(&mut fixture, CLIENT, 3000 + port) == BACKEND_1), "new ones see the new slots");
+    assert!(
+        (0..20).all(|port| chosen(&mut fixture, CLIENT, 3000 + port) == BACKEND_1),
+        "new ones see the new slots"
+    );
 }
 
 #[test]
 fn scheduler_can_be_changed_while_connections_live() {
     let mut fixture = service(Scheduler::RoundRobin, &[(BACKEND_1, 1), (BACKEND_2, 1)]);
     let first = chosen(&mut fixture, CLIENT, 2000);
-    fixture.dataplane.set_service(SERVICE, Service::new(Scheduler::Random, Forwarding::Nat)).expect("a service");
+    fixture
+        .dataplane
+        .set_service(SERVICE, Service::new(Scheduler::Random, Forwarding::Nat))
+        .expect("a service");
     assert_eq!(chosen(&mut fixture, CLIENT, 2000), first);
     let shares = shares(&mut fixture, 200);
     assert_eq!(shares.len(), 2, "{shares:?}");

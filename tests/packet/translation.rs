@@ -34,7 +34,10 @@ fn reply_restores_vip_source() {
         let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
         fixture.use_program(program);
         fixture.forwarded(&syn().build());
-        let reply = Packet::tcp().to(CLIENT, 40_000).flags(TcpFlags::SYN | TcpFlags::ACK).ttl(64);
+        let reply = Packet::tcp()
+            .to(CLIENT, 40_000)
+            .flags(TcpFlags::SYN | TcpFlags::ACK)
+            .ttl(64);
         let out = fixture.forwarded(&from_backend(reply.clone(), BACKEND_1).build());
         assert_packet_eq(&out, &to_client(reply, 63));
         fixture.expect_counts(&[("forward", 1), ("reply", 1)]);
@@ -96,18 +99,31 @@ fn full_nat_takes_no_port_of_the_host_and_none_outside_the_pool() {
     fixture
         .dataplane
         .set_settings(Settings {
-            snat_ports: PortRange { first: 30_000, last: 39_999 },
-            host_ports: PortRange { first: 32_000, last: 60_999 },
+            snat_ports: PortRange {
+                first: 30_000,
+                last: 39_999,
+            },
+            host_ports: PortRange {
+                first: 32_000,
+                last: 60_999,
+            },
             ..settings()
         })
         .expect("settings");
     for client_port in [40_000, 32_000, 29_999, 61_000] {
         let out = fixture.forwarded(&syn_from(CLIENT, client_port).build());
         let port = endpoints(&out).expect("a TCP packet").0.port();
-        assert!((30_000..32_000).contains(&port), "client port {client_port} became {port}");
+        assert!(
+            (30_000..32_000).contains(&port),
+            "client port {client_port} became {port}"
+        );
     }
     let out = fixture.forwarded(&syn_from(CLIENT, 31_000).build());
-    assert_eq!(endpoints(&out).expect("a TCP packet").0.port(), 31_000, "a client's port within the pool is kept");
+    assert_eq!(
+        endpoints(&out).expect("a TCP packet").0.port(),
+        31_000,
+        "a client's port within the pool is kept"
+    );
 }
 
 #[test]
@@ -115,7 +131,13 @@ fn a_client_always_gets_the_same_address_of_the_pool() {
     let mut fixture = Fixture::with_service(Forwarding::FullNat, &[BACKEND_1]);
     let pool: Vec<IpAddr> = (1..=4).map(|host| IpAddr::from([192, 0, 2, host])).collect();
     fixture.dataplane.set_snat_addresses(&pool).expect("the pool");
-    fixture.dataplane.set_settings(Settings { snat_addresses: 4, ..settings() }).expect("settings");
+    fixture
+        .dataplane
+        .set_settings(Settings {
+            snat_addresses: 4,
+            ..settings()
+        })
+        .expect("settings");
     let mut used = std::collections::BTreeSet::new();
     for client in 1..=40 {
         let client = Ipv4Addr::new(198, 51, 100, client);
@@ -125,7 +147,10 @@ fn a_client_always_gets_the_same_address_of_the_pool() {
                 *endpoints(&out).expect("a TCP packet").0.ip()
             })
             .collect();
-        assert!(sources.iter().all(|source| *source == sources[0]), "{client} got {sources:?}");
+        assert!(
+            sources.iter().all(|source| *source == sources[0]),
+            "{client} got {sources:?}"
+        );
         used.insert(sources[0]);
     }
     assert_eq!(used.len(), 4, "all addresses of the pool are used");
@@ -134,8 +159,17 @@ fn a_client_always_gets_the_same_address_of_the_pool() {
 #[test]
 fn port_pool_is_used_up_to_the_last_and_then_refuses() {
     let mut fixture = Fixture::with_service(Forwarding::FullNat, &[BACKEND_1]);
-    let range = PortRange { first: 2000, last: 2003 };
-    fixture.dataplane.set_settings(Settings { snat_ports: range, ..settings() }).expect("settings");
+    let range = PortRange {
+        first: 2000,
+        last: 2003,
+    };
+    fixture
+        .dataplane
+        .set_settings(Settings {
+            snat_ports: range,
+            ..settings()
+        })
+        .expect("settings");
     let mut ports = std::collections::BTreeSet::new();
     let mut refused = 0;
     for client in 0..200_u8 {
@@ -153,7 +187,13 @@ fn port_pool_is_used_up_to_the_last_and_then_refuses() {
 #[test]
 fn one_backend_behind_two_vips_keeps_their_clients_apart() {
     let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
-    fixture.add_service(ServiceId(2), VIP_2, Scheduler::RoundRobin, Forwarding::Nat, &[BACKEND_1]);
+    fixture.add_service(
+        ServiceId(2),
+        VIP_2,
+        Scheduler::RoundRobin,
+        Forwarding::Nat,
+        &[BACKEND_1],
+    );
     fixture.forwarded(&syn_from(CLIENT, 40_000).build());
     fixture.counts();
     // The reply could not be told from the first connection's.
@@ -172,11 +212,17 @@ fn reply_goes_to_where_the_client_was_last_seen() {
     fixture.forwarded(&syn().build());
     let other_router = [0x02, 0, 0, 0, 0x99, 0x01];
     let gateway = lb_tests::names::GATEWAY_TO_CLIENTS_MAC;
-    let data = Packet::tcp().from(CLIENT, 40_000).to(VIP, PORT).ethernet(other_router, gateway);
+    let data = Packet::tcp()
+        .from(CLIENT, 40_000)
+        .to(VIP, PORT)
+        .ethernet(other_router, gateway);
     fixture.forwarded(&data.build());
     let reply = Packet::tcp().to(CLIENT, 40_000);
     let out = fixture.forwarded(&from_backend(reply.clone(), BACKEND_1).build());
-    assert_packet_eq(&out, &reply.from(VIP, PORT).ethernet(gateway, other_router).ttl(62).build());
+    assert_packet_eq(
+        &out,
+        &reply.from(VIP, PORT).ethernet(gateway, other_router).ttl(62).build(),
+    );
 }
 
 #[test]
@@ -192,7 +238,10 @@ fn traffic_is_counted_for_service_and_backend() {
         reply_packets: 1,
         reply_bytes: 100,
     };
-    assert_eq!(fixture.dataplane.service_traffic(ServiceId(1)).expect("counters"), expected);
+    assert_eq!(
+        fixture.dataplane.service_traffic(ServiceId(1)).expect("counters"),
+        expected
+    );
     let backend = xlb::dataplane::BackendId(10);
     assert_eq!(fixture.dataplane.backend_traffic(backend).expect("counters"), expected);
 }

@@ -329,6 +329,16 @@ fn attach_receiver(program: &RawProgram, router: &Namespace) -> Result<RawLink> 
     router.run(|| program.attach(index))?
 }
 
+/// Makes sure of what every laboratory needs of the host: root, and a mounted BPF file system.
+///
+/// # Errors
+///
+/// What is missing, and how to get it.
+pub fn prepare() -> Result<()> {
+    require_root()?;
+    mount_bpf_file_system()
+}
+
 fn require_root() -> Result<()> {
     ensure!(
         geteuid().is_root(),

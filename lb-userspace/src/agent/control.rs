@@ -8,7 +8,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, warn};
 
 use super::{Shared, host, lock};
-use crate::{expiry, netlink::Ways, reconciler::{self, Desired}};
+use crate::{
+    expiry,
+    netlink::Ways,
+    reconciler::{self, Desired},
+};
 
 /// How long a change waits for others: a rack that fails is one reconciliation, not twenty.
 const SETTLE: Duration = Duration::from_millis(2);
@@ -22,7 +26,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// Reconciles whenever configuration, health or a way changed, and again after a failure.
 pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
     let mut state = shared.store.subscribe();
-    let mut ways = shared.resolver.subscribe();
+    let mut ways = shared.ways.clone();
     let mut pause = RETRY.0;
     loop {
         let failed = lock(&shared.observed).problem.is_some();
@@ -36,7 +40,10 @@ pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
         ways.mark_unchanged();
         match reconcile(&shared).await {
             Ok(()) => pause = RETRY.0,
-            Err(error) => error!(error = format!("{error:#}"), "the data plane is not what the configuration asks for"),
+            Err(error) => error!(
+                error = format!("{error:#}"),
+                "the data plane is not what the configuration asks for"
+            ),
         }
     }
 }
@@ -45,16 +52,22 @@ pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
 pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
     let model = Arc::clone(shared.store.state().model());
     let host_ports = host::ports_of_own_sockets(&model.snat).await;
-    let ways = shared.resolver.subscribe().borrow().clone();
+    let ways = shared.ways.borrow().clone();
     let desired = Desired::new(&shared.store.state(), &ways, host_ports);
 
     let worker = Arc::clone(shared);
-    let result = tokio::task::spawn_blocking(move || reconciler::reconcile(&mut *lock(&worker.dataplane), &desired)).await?;
+    let result =
+        tokio::task::spawn_blocking(move || reconciler::reconcile(&mut *lock(&worker.dataplane), &desired)).await?;
     let mut observed = lock(&shared.observed);
     match result {
         Ok(report) => {
             debug!(writes = report.writes, "reconciled");
-            shared.resolver.set_targets(host::targets(&model, &report));
+            let targets = host::targets(&model, &report);
+            shared.targets.send_if_modified(|known| {
+                let changed = *known != targets;
+                *known = targets;
+                changed
+            });
             observed.problem = None;
             observed.report = report;
             Ok(())
@@ -76,7 +89,10 @@ pub(super) async fn sweep_regularly(shared: Arc<Shared>) {
         let worker = Arc::clone(&shared);
         match tokio::task::spawn_blocking(move || sweep(&worker)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(error = format!("{error:#}"), "sweep of the connection table failed, trying again"),
+            Ok(Err(error)) => warn!(
+                error = format!("{error:#}"),
+                "sweep of the connection table failed, trying again"
+            ),
             Err(panicked) => error!(%panicked, "sweep of the connection table failed"),
         }
     }
@@ -87,7 +103,11 @@ fn sweep(shared: &Shared) -> Result<()> {
     let mut dataplane = lock(&shared.dataplane);
     let sweep = expiry::sweep(&mut *dataplane, &model.connections.timeouts, coarse_now()?)?;
     if !sweep.unreferenced.is_empty() {
-        let desired = Desired::new(&shared.store.state(), &Ways::default(), lb_common::settings::PortRange::EMPTY);
+        let desired = Desired::new(
+            &shared.store.state(),
+            &Ways::default(),
+            lb_common::settings::PortRange::EMPTY,
+        );
         let released = reconciler::release(&mut *dataplane, &desired, &sweep.unreferenced)?;
         debug!(released, "ids of removed backends are free again");
     }

@@ -1,6 +1,6 @@
 //! What the agent must know of the host it runs on.
 
-use std::{collections::HashSet, fs, net::IpAddr};
+use std::{collections::BTreeSet, fs, net::IpAddr};
 
 use anyhow::{Context as _, Result, bail};
 use lb_common::settings::PortRange;
@@ -19,19 +19,29 @@ pub(super) async fn devices(model: &Model) -> Result<Vec<(Device, XdpMode)>> {
     model
         .interfaces
         .iter()
-        .map(|interface| match present.iter().find(|device| device.name == interface.name) {
-            Some(device) => Ok((device.clone(), interface.mode)),
-            None => {
-                let names: Vec<&str> = present.iter().map(|device| device.name.as_str()).collect();
-                bail!("interface {} does not exist; there are: {}", interface.name, names.join(", "))
-            }
-        })
+        .map(
+            |interface| match present.iter().find(|device| device.name == interface.name) {
+                Some(device) => Ok((device.clone(), interface.mode)),
+                None => {
+                    let names: Vec<&str> = present.iter().map(|device| device.name.as_str()).collect();
+                    bail!(
+                        "interface {} does not exist; there are: {}",
+                        interface.name,
+                        names.join(", ")
+                    )
+                }
+            },
+        )
         .collect()
 }
 
 /// The addresses whose ways must be known: those of all backends, and of removed ones that still have connections.
-pub(super) fn targets(model: &Model, report: &Report) -> HashSet<IpAddr> {
-    let configured = model.services.iter().flat_map(|service| &service.backends).map(|backend| backend.address.ip());
+pub(super) fn targets(model: &Model, report: &Report) -> BTreeSet<IpAddr> {
+    let configured = model
+        .services
+        .iter()
+        .flat_map(|service| &service.backends)
+        .map(|backend| backend.address.ip());
     let retired = report.retired.iter().map(|(_, address)| address.ip());
     configured.chain(retired).collect()
 }
@@ -52,7 +62,10 @@ pub(super) async fn ports_of_own_sockets(snat: &Snat) -> PortRange {
         return PortRange::EMPTY;
     }
     let own = local_port_range();
-    let pool = PortRange { first: *snat.ports.start(), last: *snat.ports.end() };
+    let pool = PortRange {
+        first: *snat.ports.start(),
+        last: *snat.ports.end(),
+    };
     if own.first <= pool.first && pool.last <= own.last {
         warn!(
             first = own.first,
@@ -68,11 +81,17 @@ pub(super) async fn ports_of_own_sockets(snat: &Snat) -> PortRange {
 /// The ports that the kernel gives to sockets that ask for none.
 fn local_port_range() -> PortRange {
     /// The kernel's default, for a host whose `/proc` is not readable.
-    const DEFAULT: PortRange = PortRange { first: 32_768, last: 60_999 };
+    const DEFAULT: PortRange = PortRange {
+        first: 32_768,
+        last: 60_999,
+    };
     let read = || -> Option<PortRange> {
         let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
         let mut numbers = text.split_whitespace();
-        Some(PortRange { first: numbers.next()?.parse().ok()?, last: numbers.next()?.parse().ok()? })
+        Some(PortRange {
+            first: numbers.next()?.parse().ok()?,
+            last: numbers.next()?.parse().ok()?,
+        })
     };
     read().unwrap_or(DEFAULT)
 }

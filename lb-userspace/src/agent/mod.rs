@@ -11,13 +11,18 @@ mod host;
 mod report;
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::Result;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -33,7 +38,7 @@ use crate::{
     expiry::Sweep,
     health,
     model::{Model, store::Store},
-    netlink::Resolver,
+    netlink::{self, Ways},
     reconciler::{self, Report},
 };
 
@@ -43,7 +48,9 @@ struct Shared {
     started: Instant,
     adopted: bool,
     store: Arc<Store>,
-    resolver: Resolver,
+    /// The addresses whose ways must be known.
+    targets: watch::Sender<BTreeSet<IpAddr>>,
+    ways: watch::Receiver<Ways>,
     dataplane: Mutex<AyaDataplane>,
     observed: Mutex<Observed>,
 }
@@ -97,8 +104,11 @@ pub async fn run(config: &Path, pins: &Path) -> Result<()> {
         // Waiting lets each drop what it holds, the socket's file among it.
         let _cancelled = task.await;
     }
-    let interfaces: Vec<String> =
-        lock(&shared.observed).interfaces.iter().map(|interface| interface.name.clone()).collect();
+    let interfaces: Vec<String> = lock(&shared.observed)
+        .interfaces
+        .iter()
+        .map(|interface| interface.name.clone())
+        .collect();
     info!(
         interfaces = interfaces.join(","),
         "agent stops; the data plane goes on forwarding without it, without health checks. `xlb detach` removes it"
@@ -124,19 +134,22 @@ async fn start(config: &Path, directory: &Path) -> Result<Arc<Shared>> {
 
     let model = Arc::new(model);
     let store = Arc::new(Store::new(Arc::clone(&model)));
-    for (service, backend) in reconciler::carrying(&dataplane, &model)? {
-        store.adopt(&service, backend);
+    for (service, backend, status) in reconciler::adoptable(&dataplane, &model)? {
+        store.adopt(&service, backend, status);
     }
-    let resolver = Resolver::start(host::targets(&model, &Report::default())).context("cannot watch routes and neighbours")?;
+    let targets = watch::Sender::new(host::targets(&model, &Report::default()));
+    let ways = watch::Sender::new(Ways::default());
     let shared = Arc::new(Shared {
         config: config.to_owned(),
         started: Instant::now(),
         adopted,
         store,
-        resolver,
+        targets,
+        ways: ways.subscribe(),
         dataplane: Mutex::new(dataplane),
         observed: Mutex::default(),
     });
+    follow_ways(&shared, ways);
 
     let outcome = async {
         control::reconcile(&shared).await?;
@@ -155,10 +168,22 @@ async fn start(config: &Path, directory: &Path) -> Result<Arc<Shared>> {
     Ok(shared)
 }
 
+/// Keeps the ways to the backends known from here on.
+fn follow_ways(shared: &Shared, ways: watch::Sender<Ways>) {
+    let targets = shared.targets.subscribe();
+    tokio::spawn(async move {
+        if let Err(error) = netlink::run(targets, ways).await {
+            error!(%error, "routes and neighbours are not followed any more; start the agent anew");
+        }
+    });
+}
+
 /// Reads the file again. A file with an error changes nothing.
 async fn reload(shared: &Arc<Shared>) {
     let result = try_reload(shared).await;
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let at = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     let error = match result {
         Ok(()) => {
             info!(config = %shared.config.display(), "reloaded");
@@ -192,7 +217,9 @@ fn warn_of_fixed(before: &Model, after: &Model) {
         warn!("api.socket changes when the agent is started anew");
     }
     if before.connections.max != after.connections.max {
-        warn!("connections.max changes with `xlb detach` and a new start: a table with connections in it can't be resized");
+        warn!(
+            "connections.max changes with `xlb detach` and a new start: a table with connections in it can't be resized"
+        );
     }
 }
 

@@ -41,7 +41,7 @@ impl Source for Shared {
 
 fn status(shared: &Shared) -> Result<Status, DataplaneError> {
     let state = shared.store.state().clone();
-    let ways = shared.resolver.subscribe().borrow().clone();
+    let ways = shared.ways.borrow().clone();
     let dataplane = lock(&shared.dataplane);
     let observed = lock(&shared.observed);
     let services = state.model().services.iter();
@@ -49,7 +49,9 @@ fn status(shared: &Shared) -> Result<Status, DataplaneError> {
         agent: agent(shared, &observed),
         interfaces: observed.interfaces.clone(),
         connections: connections(&observed, state.model()),
-        services: services.map(|known| service(known, &state, &ways, &observed, &dataplane)).collect::<Result<_, _>>()?,
+        services: services
+            .map(|known| service(known, &state, &ways, &observed, &dataplane))
+            .collect::<Result<_, _>>()?,
         verdicts: verdicts(&dataplane)?,
     })
 }
@@ -121,10 +123,16 @@ fn service(
 }
 
 fn backend_id(ids: &ServiceIds, address: SocketAddr) -> Option<BackendId> {
-    ids.backends.iter().find(|(known, _)| *known == address).map(|(_, id)| *id)
+    ids.backends
+        .iter()
+        .find(|(known, _)| *known == address)
+        .map(|(_, id)| *id)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the sources of one row, gathered by the only caller")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the sources of one row, gathered by the only caller"
+)]
 fn backend(
     backend: &model::Backend,
     service: &model::Service,
@@ -136,7 +144,12 @@ fn backend(
     ready: bool,
 ) -> Result<Backend, DataplaneError> {
     let health = state.health(&service.name, backend.address);
-    let live = observed.sweep.live.iter().filter(|((_, live), _)| Some(*live) == id).map(|(_, live)| live);
+    let live = observed
+        .sweep
+        .live
+        .iter()
+        .filter(|((_, live), _)| Some(*live) == id)
+        .map(|(_, live)| live);
     Ok(Backend {
         address: backend.address,
         weight: backend.weight,
@@ -172,7 +185,11 @@ fn verdicts(dataplane: &AyaDataplane) -> Result<Vec<Verdict>, DataplaneError> {
     let counts = dataplane.verdicts()?;
     let outcomes = verdict::outcomes()
         .map(|outcome| (outcome.index, outcome.verdict, outcome.reason, outcome.description))
-        .chain(Event::ALL.iter().map(|event| (*event as u32, "event", event.label(), event.description())));
+        .chain(
+            Event::ALL
+                .iter()
+                .map(|event| (*event as u32, "event", event.label(), event.description())),
+        );
     Ok(outcomes
         .filter_map(|(index, verdict, reason, description)| {
             let packets = *counts.get(usize::try_from(index).ok()?)?;

@@ -58,22 +58,36 @@ pub async fn status(socket: &Path) -> Result<Status, ClientError> {
 }
 
 async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
-    let stream = UnixStream::connect(socket).await.map_err(|source| ClientError::Connect {
-        socket: socket.display().to_string(),
-        source,
-    })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-    let request = Request::get(path).header(header::HOST, "xlb").body(Empty::<Bytes>::new()).map_err(http)?;
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ClientError::Connect {
+            socket: socket.display().to_string(),
+            source,
+        })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(http)?;
+    let request = Request::get(path)
+        .header(header::HOST, "xlb")
+        .body(Empty::<Bytes>::new())
+        .map_err(http)?;
     // Drives the exchange; ends with it.
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(http)?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(ClientError::Http)?.to_bytes();
+    let body = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await
+        .map_err(ClientError::Http)?
+        .to_bytes();
     driver.abort();
     if status.is_success() {
         return Ok(body);
     }
-    Err(ClientError::Refused { status, reason: String::from_utf8_lossy(&body).into_owned() })
+    Err(ClientError::Refused {
+        status,
+        reason: String::from_utf8_lossy(&body).into_owned(),
+    })
 }
 
 fn http(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {

@@ -68,7 +68,9 @@ impl Socket {
     /// [`ServerError::InUse`] when another agent does.
     pub async fn check_free(path: &Path) -> Result<(), ServerError> {
         match UnixStream::connect(path).await {
-            Ok(_) => Err(ServerError::InUse { socket: path.to_owned() }),
+            Ok(_) => Err(ServerError::InUse {
+                socket: path.to_owned(),
+            }),
             Err(_) => Ok(()),
         }
     }
@@ -79,11 +81,21 @@ impl Socket {
     ///
     /// See [`ServerError`].
     pub async fn bind(path: &Path) -> Result<Self, ServerError> {
-        let error = |operation| move |source| ServerError::Io { operation, path: path.to_owned(), source };
+        let error = |operation| {
+            move |source| ServerError::Io {
+                operation,
+                path: path.to_owned(),
+                source,
+            }
+        };
         Self::check_free(path).await?;
         if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
             let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(directory).map_err(error("create the directory of"))?;
+            builder
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(error("create the directory of"))?;
         }
         match fs::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error("replace")(source)),
@@ -91,7 +103,10 @@ impl Socket {
         }
         let listener = UnixListener::bind(path).map_err(error("listen on"))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(error("restrict"))?;
-        Ok(Self { listener, removal: Removal(path.to_owned()) })
+        Ok(Self {
+            listener,
+            removal: Removal(path.to_owned()),
+        })
     }
 
     /// Serves until the task is dropped.
@@ -102,7 +117,10 @@ impl Socket {
     pub async fn serve(self, source: Arc<dyn Source>) -> io::Result<()> {
         info!(socket = %self.removal.0.display(), "serving the control socket");
         let router = Router::new().route("/api/v1/status", get(status)).with_state(source);
-        let Self { listener, removal: _removal } = self;
+        let Self {
+            listener,
+            removal: _removal,
+        } = self;
         axum::serve(listener, router).await
     }
 }

@@ -15,7 +15,9 @@ pub(super) fn run(directory: &Path) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let devices = runtime.block_on(interfaces::list()).context("cannot list the interfaces")?;
+    let devices = runtime
+        .block_on(interfaces::list())
+        .context("cannot list the interfaces")?;
     let links = aya::remove_all(pins, &devices)?;
     let names: Vec<&str> = devices
         .iter()

@@ -16,7 +16,9 @@ use crate::dataplane::pins::DEFAULT_DIRECTORY;
 /// Layer-4 TCP/UDP NAT load balancer in XDP.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 100)]
-#[command(after_help = "Examples:\n  sudo xlb check -c /etc/xlb/xlb.yaml\n  sudo xlb run -c /etc/xlb/xlb.yaml\n  sudo xlb status")]
+#[command(
+    after_help = "Examples:\n  sudo xlb check -c /etc/xlb/xlb.yaml\n  sudo xlb run -c /etc/xlb/xlb.yaml\n  sudo xlb status"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -65,11 +65,7 @@ fn write_status(text: &mut String, status: &Status, now: SystemTime) -> std::fmt
     writeln!(
         text,
         "connections: {} established of {}, {} half-open of {}, {} closing",
-        connections.established,
-        connections.max,
-        connections.half_open,
-        connections.half_open_max,
-        connections.closing
+        connections.established, connections.max, connections.half_open, connections.half_open_max, connections.closing
     )?;
     for service in &status.services {
         write_service(text, service, now)?;
@@ -86,7 +82,18 @@ fn write_service(text: &mut String, service: &Service, now: SystemTime) -> std::
         service.forwarding,
         service.scheduler
     )?;
-    let mut table = table(["BACKEND", "WEIGHT", "STATE", "HEALTH", "FOR", "CONNECTIONS", "TOTAL", "IN", "OUT", ""]);
+    let mut table = table([
+        "BACKEND",
+        "WEIGHT",
+        "STATE",
+        "HEALTH",
+        "FOR",
+        "CONNECTIONS",
+        "TOTAL",
+        "IN",
+        "OUT",
+        "",
+    ]);
     for column in [1, 5, 6, 7, 8] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -150,7 +157,8 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
 }
 
 fn seconds_since(at: u64, now: SystemTime) -> u64 {
-    now.duration_since(UNIX_EPOCH + Duration::from_secs(at)).map_or(0, |elapsed| elapsed.as_secs())
+    now.duration_since(UNIX_EPOCH + Duration::from_secs(at))
+        .map_or(0, |elapsed| elapsed.as_secs())
 }
 
 /// A duration in its two largest units.

@@ -5,9 +5,9 @@
 //! and idempotence are the reconciler's business, and its tests must see them.
 
 pub mod aya;
-pub mod pins;
 pub mod fake;
 pub mod faulty;
+pub mod pins;
 
 use std::net::{IpAddr, SocketAddr};
 
