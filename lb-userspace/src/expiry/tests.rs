@@ -209,3 +209,14 @@ fn a_failed_removal_is_made_up_for_by_the_next_sweep() {
         assert_eq!(faulty.inner().connections().count(), 0, "after write {n} failed");
     }
 }
+
+#[test]
+fn clock_moves_forward_with_the_kernels_monotonic_one() {
+    let coarse = now().unwrap();
+    let fine = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
+    assert!(coarse > 0);
+    assert!(
+        u128::from(coarse) <= fine.as_nanos(),
+        "the coarse clock lags behind the fine one"
+    );
+}
