@@ -71,9 +71,14 @@ fn run(dataplane: &mut FakeDataplane) -> Sweep {
 /// Whether a pair outlives a sweep.
 fn survives(entries: [ConnectionEntry; 2]) -> bool {
     let mut dataplane = table(entries);
-    let expired = run(&mut dataplane).expired;
+    let sweep = run(&mut dataplane);
     let left = dataplane.connections().count();
-    assert_eq!((expired, left), if left == 0 { (1, 0) } else { (0, 2) }, "both or none");
+    let expected = if left == 0 { (1, 0, 0) } else { (0, 1, 2) };
+    assert_eq!(
+        (sweep.expired, sweep.live.len(), left),
+        expected,
+        "expired, live, and entries left"
+    );
     left == 2
 }
 
