@@ -11,6 +11,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
+    io,
     net::IpAddr,
     time::Duration,
 };
@@ -19,6 +20,7 @@ use lb_common::{
     connection::{Direction, Phase, Seen, phase},
     limits::TOUCH_INTERVAL_NS,
 };
+use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     dataplane::{BackendId, ConnectionEntry, Dataplane, Result, ServiceId, Tuple},
@@ -51,7 +53,16 @@ pub struct Live {
     pub closing: u64,
 }
 
-/// Sweeps once. `now` is the time of `CLOCK_MONOTONIC_COARSE` in nanoseconds, taken before the call.
+/// The time that the program stamps entries with: nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+///
+/// # Errors
+/// When the kernel lacks this clock.
+pub fn now() -> io::Result<u64> {
+    let elapsed = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)?);
+    Ok(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Sweeps once. `now` is the time as of [`now`], taken before the call.
 ///
 /// # Errors
 /// The first map operation that failed. The next sweep does what was left undone.
@@ -132,6 +143,8 @@ struct Connection {
 
 /// [`Seen`] bits, of which there are four, in a byte.
 type Flags = u8;
+
+const _: () = assert!(size_of::<(Identity, Connection)>() == 40);
 
 impl Connection {
     fn phase(&self) -> Phase {

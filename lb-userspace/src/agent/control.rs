@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use nix::time::{ClockId, clock_gettime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, warn};
 
@@ -101,7 +100,7 @@ pub(super) async fn sweep_regularly(shared: Arc<Shared>) {
 fn sweep(shared: &Shared) -> Result<()> {
     let model = Arc::clone(shared.store.state().model());
     let mut dataplane = lock(&shared.dataplane);
-    let sweep = expiry::sweep(&mut *dataplane, &model.connections.timeouts, coarse_now()?)?;
+    let sweep = expiry::sweep(&mut *dataplane, &model.connections.timeouts, expiry::now())?;
     if !sweep.unreferenced.is_empty() {
         let desired = Desired::new(
             &shared.store.state(),
@@ -114,10 +113,4 @@ fn sweep(shared: &Shared) -> Result<()> {
     drop(dataplane);
     lock(&shared.observed).sweep = sweep;
     Ok(())
-}
-
-/// The clock of the entries' time stamps, in nanoseconds.
-fn coarse_now() -> Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)?;
-    Ok(u64::try_from(Duration::from(now).as_nanos())?)
 }

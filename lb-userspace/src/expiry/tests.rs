@@ -71,9 +71,14 @@ fn run(dataplane: &mut FakeDataplane) -> Sweep {
 /// Whether a pair outlives a sweep.
 fn survives(entries: [ConnectionEntry; 2]) -> bool {
     let mut dataplane = table(entries);
-    let expired = run(&mut dataplane).expired;
+    let sweep = run(&mut dataplane);
     let left = dataplane.connections().count();
-    assert_eq!((expired, left), if left == 0 { (1, 0) } else { (0, 2) }, "both or none");
+    let expected = if left == 0 { (1, 0, 0) } else { (0, 1, 2) };
+    assert_eq!(
+        (sweep.expired, sweep.live.len(), left),
+        expected,
+        "expired, live, and entries left"
+    );
     left == 2
 }
 
@@ -208,4 +213,15 @@ fn a_failed_removal_is_made_up_for_by_the_next_sweep() {
         assert!(sweep(&mut faulty, &TIMEOUTS, NOW).is_ok());
         assert_eq!(faulty.inner().connections().count(), 0, "after write {n} failed");
     }
+}
+
+#[test]
+fn clock_moves_forward_with_the_kernels_monotonic_one() {
+    let coarse = now().unwrap();
+    let fine = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
+    assert!(coarse > 0);
+    assert!(
+        u128::from(coarse) <= fine.as_nanos(),
+        "the coarse clock lags behind the fine one"
+    );
 }

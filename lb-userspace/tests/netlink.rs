@@ -1,0 +1,201 @@
+//! Ways to backends in a network namespace of their own, with the real kernel.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
+use tokio::sync::watch;
+use xlb::netlink::{self, Resolved, Unresolved, Ways};
+
+/// Long enough for any machine; a condition that is met ends the wait at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const ON_LINK: &str = "10.0.0.2";
+const ROUTED: &str = "192.0.2.9";
+const OWN: &str = "10.0.0.1";
+
+/// Runs a command in the namespace of this thread.
+fn run(command: &str) {
+    let mut words = command.split_whitespace();
+    let status = Command::new(words.next().unwrap()).args(words).status().unwrap();
+    assert!(status.success(), "{command}: {status}");
+}
+
+/// A process that does nothing but hold a namespace, and takes it along when it is dropped, also by a panic.
+struct Peer(Child);
+
+impl Peer {
+    fn start() -> Self {
+        // `cat` ends with its input, so it does not outlive a killed test either. It says when the namespace is there.
+        let mut child = Command::new("unshare")
+            .args(["--net", "sh", "-c", "echo; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        Self(child)
+    }
+
+    fn run(&self, command: &str) {
+        run(&format!("nsenter --net=/proc/{}/ns/net {command}", self.0.id()));
+    }
+
+    /// A veth pair: `near` here with `own`, `far` there with `address`; both up but the near end.
+    fn connect(&self, near: &str, own: &str, far: &str, address: &str, mac: &str) {
+        run(&format!(
+            "ip link add {near} type veth peer name {far} address {mac} netns {}",
+            self.0.id()
+        ));
+        run(&format!("ip address add {own}/24 dev {near}"));
+        self.run(&format!("ip address add {address}/24 dev {far}"));
+        self.run(&format!("ip link set {far} up"));
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Ended already is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs `test` in a namespace of its own, on a thread of its own, which takes the namespace with it.
+fn in_namespace(test: impl AsyncFnOnce(Peer) + Send + 'static) {
+    if !geteuid().is_root() {
+        println!("skipped: network namespaces need root");
+        return;
+    }
+    let outcome = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test(Peer::start()));
+    })
+    .join();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+struct Watcher {
+    ways: watch::Receiver<Ways>,
+    targets: watch::Sender<BTreeSet<IpAddr>>,
+}
+
+impl Watcher {
+    fn start(targets: &[&str]) -> Self {
+        let targets = watch::Sender::new(targets.iter().map(|target| target.parse().unwrap()).collect());
+        let (sender, ways) = watch::channel(Ways::new());
+        tokio::spawn(netlink::run(targets.subscribe(), sender));
+        Self { ways, targets }
+    }
+
+    /// Waits until the way to `target` is as `expected`.
+    async fn until(&mut self, target: &str, expected: impl Fn(&Result<Resolved, Unresolved>) -> bool) {
+        let target: IpAddr = target.parse().unwrap();
+        let met = self.ways.wait_for(|ways| ways.get(&target).is_some_and(&expected));
+        let outcome = tokio::time::timeout(PATIENCE, met).await.map(|met| met.is_ok());
+        assert_eq!(outcome, Ok(true), "{target} is {:?}", self.ways.borrow().get(&target));
+    }
+
+    async fn until_destination(&mut self, target: &str, mac: [u8; 6]) {
+        self.until(target, |way| {
+            way.as_ref().is_ok_and(|way| way.next_hop.destination == mac)
+        })
+        .await;
+    }
+}
+
+fn ifindex(name: &str) -> u32 {
+    nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+#[test]
+fn ways_follow_links_neighbours_and_routes() {
+    in_namespace(async |peer| {
+        peer.connect("near0", OWN, "far0", ON_LINK, "02:00:00:00:00:02");
+        run("ip link set near0 address 02:00:00:00:00:01");
+        let mut watcher = Watcher::start(&[ON_LINK, ROUTED, OWN]);
+        watcher
+            .until(ON_LINK, |way| matches!(way, Err(Unresolved::NoRoute(_))))
+            .await;
+        watcher.until(OWN, |way| matches!(way, Err(Unresolved::Local(_)))).await;
+
+        // The link comes up; the kernel is asked to resolve the neighbour, since nobody sends it a packet.
+        run("ip link set near0 up");
+        watcher.until_destination(ON_LINK, [2, 0, 0, 0, 0, 2]).await;
+        let way = watcher.ways.borrow()[&ON_LINK.parse::<IpAddr>().unwrap()]
+            .clone()
+            .unwrap();
+        assert_eq!(way.next_hop.ifindex, ifindex("near0"));
+        assert_eq!(way.next_hop.source, [2, 0, 0, 0, 0, 1]);
+        assert_eq!((way.mtu, way.source), (1500, OWN.parse().unwrap()));
+
+        // The neighbour gets another network card and says so.
+        peer.run("sysctl -qw net.ipv4.conf.far0.arp_notify=1");
+        peer.run("ip link set far0 address 02:00:00:00:00:03");
+        watcher.until_destination(ON_LINK, [2, 0, 0, 0, 0, 3]).await;
+
+        // This host does.
+        run("ip link set near0 address 02:00:00:00:00:04");
+        watcher
+            .until(ON_LINK, |way| {
+                way.as_ref().is_ok_and(|way| way.next_hop.source == [2, 0, 0, 0, 0, 4])
+            })
+            .await;
+
+        // A route appears, then leads over another gateway, then over a smaller link, then disappears.
+        watcher
+            .until(ROUTED, |way| matches!(way, Err(Unresolved::NoRoute(_))))
+            .await;
+        run("ip route add 192.0.2.0/24 via 10.0.0.2");
+        watcher.until_destination(ROUTED, [2, 0, 0, 0, 0, 3]).await;
+        peer.connect("near1", "10.0.1.1", "far1", "10.0.1.2", "02:00:00:00:01:02");
+        run("ip link set near1 up");
+        run("ip route replace 192.0.2.0/24 via 10.0.1.2");
+        watcher.until_destination(ROUTED, [2, 0, 0, 0, 1, 2]).await;
+        run("ip link set near1 mtu 1400");
+        watcher
+            .until(ROUTED, |way| way.as_ref().is_ok_and(|way| way.mtu == 1400))
+            .await;
+        run("ip link set near1 down");
+        watcher
+            .until(ROUTED, |way| matches!(way, Err(Unresolved::NoRoute(_))))
+            .await;
+    });
+}
+
+#[test]
+fn targets_can_change_and_silent_neighbours_are_named() {
+    in_namespace(async |peer| {
+        peer.connect("near0", OWN, "far0", ON_LINK, "02:00:00:00:00:02");
+        run("ip link set near0 up");
+        let mut watcher = Watcher::start(&[]);
+        watcher
+            .targets
+            .send_replace(BTreeSet::from(["10.0.0.99".parse().unwrap()]));
+        let silent = Unresolved::NoNeighbour {
+            neighbour: "10.0.0.99".parse().unwrap(),
+            interface: "near0".to_owned(),
+        };
+        watcher.until("10.0.0.99", |way| *way == Err(silent.clone())).await;
+        // It answers at last.
+        peer.run("ip address add 10.0.0.99/24 dev far0");
+        watcher.until_destination("10.0.0.99", [2, 0, 0, 0, 0, 2]).await;
+    });
+}
