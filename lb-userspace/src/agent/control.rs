@@ -100,7 +100,7 @@ pub(super) async fn sweep_regularly(shared: Arc<Shared>) {
 fn sweep(shared: &Shared) -> Result<()> {
     let model = Arc::clone(shared.store.state().model());
     let mut dataplane = lock(&shared.dataplane);
-    let sweep = expiry::sweep(&mut *dataplane, &model.connections.timeouts, expiry::now())?;
+    let sweep = expiry::sweep(&mut *dataplane, &model.connections.timeouts, expiry::now()?)?;
     if !sweep.unreferenced.is_empty() {
         let desired = Desired::new(
             &shared.store.state(),

@@ -1,0 +1,21 @@
+//! Connections through the VIP.
+
+use lb_tests::{names::CLIENT, traffic::Protocol};
+
+use crate::scene::{MATRIX, Scene};
+
+#[test]
+fn tcp_and_udp_are_spread_over_all_backends() {
+    for cell in MATRIX {
+        let scene = Scene::start(cell);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let report = scene.client(protocol).requests(300, 10).expect("requests");
+            assert_eq!(report.failures(), Default::default(), "{cell}, {protocol:?}\n{}", scene.gateway.log());
+            let shares = report.by_backend();
+            assert_eq!(shares.values().copied().collect::<Vec<_>>(), [100, 100, 100], "{cell}, {protocol:?}: {shares:?}");
+            let seen = report.clients_seen();
+            let keeps_client = seen.contains(&CLIENT.into());
+            assert_eq!(keeps_client, cell.forwarding == "nat", "{cell}, {protocol:?}: backends saw {seen:?}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! End to end: clients, routers, gateway and backends in network namespaces, ordinary sockets, offloads at their defaults.
+
+mod forwarding;
+mod scene;
