@@ -340,6 +340,19 @@ fn bytes_that_are_no_utf8_have_a_place() {
 }
 
 #[test]
+fn long_values_make_short_messages() {
+    let long = "a".repeat(1_000_000);
+    for content in [
+        long.clone(),
+        format!("interfaces: [{long}]"),
+        format!("services: {long}"),
+    ] {
+        let error = refuse(&content);
+        assert!(error.to_string().len() < 1_000, "{} bytes", error.to_string().len());
+    }
+}
+
+#[test]
 fn deep_nesting_is_refused() {
     for content in ["[".repeat(200_000), "- ".repeat(200_000), "{a: ".repeat(200_000)] {
         let error = refuse(&content);

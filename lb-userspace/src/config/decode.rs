@@ -1,8 +1,8 @@
 //! From text to the file's shape.
 //!
 //! Three steps, each of which reports all that it finds: what YAML allows and a configuration does not (duplicate keys, tags, empty
-//! values ...), then YAML itself, then the shape. A value of the wrong shape is reported, taken out, and the rest decoded again, so that one mistake
-//! does not hide the next.
+//! values ...), then YAML itself, then the shape. A value of the wrong shape is reported, taken out, and the rest decoded again,
+//! so that one mistake does not hide the next.
 
 use std::collections::HashSet;
 

@@ -9,6 +9,9 @@ use super::{
     shape::{List, Scalar},
 };
 
+/// Errors that are kept. A file with more is no configuration, and no one reads them all.
+const MAX_ERRORS: usize = 200;
+
 /// What was found so far in one file.
 pub(super) struct Report<'a> {
     index: &'a Index,
@@ -31,17 +34,17 @@ impl<'a> Report<'a> {
 
     /// The value at `at` is wrong.
     pub(super) fn error(&mut self, at: &Path, invalid: Invalid) {
-        self.push(at, self.index.value_at(at), invalid);
+        self.push(at, |index| index.value_at(at), invalid);
     }
 
     /// The key at `at` should not be there, whatever its value.
     pub(super) fn error_at_key(&mut self, at: &Path, invalid: Invalid) {
-        self.push(at, self.index.key_at(at), invalid);
+        self.push(at, |index| index.key_at(at), invalid);
     }
 
     /// A problem whose place is known.
     pub(super) fn problem(&mut self, problem: Problem) {
-        self.push(&problem.path, problem.position, problem.invalid);
+        self.push(&problem.path, |_| problem.position, problem.invalid);
     }
 
     /// The key at `at` must be there and is not.
@@ -121,15 +124,22 @@ impl<'a> Report<'a> {
         (self.errors, self.warnings)
     }
 
-    fn push(&mut self, at: &Path, position: Position, invalid: Invalid) {
-        if self.wrong.insert(at.clone()) {
-            self.errors.push(diagnostic(at, self.index.clamp(position), invalid));
+    fn push(&mut self, at: &Path, position: impl Fn(&Index) -> Position, invalid: Invalid) {
+        if self.errors.len() < MAX_ERRORS && self.wrong.insert(at.clone()) {
+            let position = self.index.clamp(position(self.index));
+            self.errors.push(diagnostic(at, position, invalid));
         }
     }
 }
 
 /// `invalid` with its place.
-pub(super) fn diagnostic(at: &Path, position: Position, invalid: Invalid) -> Diagnostic {
+pub(super) fn diagnostic(at: &Path, position: Position, mut invalid: Invalid) -> Diagnostic {
+    /// A message is for reading: whatever a file holds, it is not repeated at length.
+    const MAX_MESSAGE: usize = 300;
+    if let Some((end, _)) = invalid.message.char_indices().nth(MAX_MESSAGE) {
+        invalid.message.truncate(end);
+        invalid.message.push_str("...");
+    }
     Diagnostic {
         line: position.line,
         column: position.column,

@@ -144,7 +144,7 @@ pub(super) fn text(value: &Scalar) -> Parsed<&str> {
         Scalar::Text(text) => Ok(text),
         _ => Err(Invalid::new(
             format!("{value} is not text"),
-            format!("expected text; write \"{value}\" in quotes if it is meant"),
+            format!("expected text; write it in quotes if it is meant: \"{value}\""),
         )),
     }
 }
@@ -361,7 +361,7 @@ mod tests {
         assert!(name(&Scalar::Text("a".repeat(64))).is_err());
         assert_eq!(
             message(name(&written("80"))),
-            "80 is not text; expected text; write \"80\" in quotes if it is meant"
+            "80 is not text; expected text; write it in quotes if it is meant: \"80\""
         );
 
         assert_eq!(interface_name(&written("abcdefghijklmno")), Ok("abcdefghijklmno"));
