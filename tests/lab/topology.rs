@@ -77,7 +77,7 @@ fn nothing_remains_after_drop() -> Result<()> {
     let instance = lab.instance();
     fs::create_dir(lab.pins())?;
     fs::write(instance.directory()?.join("file"), "content")?;
-    let mut forgotten = lab.backends[0].command("sleep").arg("1000").spawn()?;
+    let mut forgotten = lab.backends[0].command("sleep").arg("60").spawn()?;
     assert_eq!(traces(instance).len(), 8 + 2, "{:?}", traces(instance));
     drop(lab);
     assert_eq!(traces(instance), [""; 0]);

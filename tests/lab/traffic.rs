@@ -25,6 +25,9 @@ use lb_tests::{
     wait::until,
 };
 
+/// How long anything awaited here may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
 fn direct(lab: &Lab, protocol: Protocol) -> Client {
     Client::new(&lab.clients[0], protocol, (BACKEND_1, PORT))
 }
@@ -53,15 +56,11 @@ fn every_backend_is_reached_by_tcp_and_udp_and_sees_the_client() -> Result<()> {
 fn failures_are_reported_with_their_reason() -> Result<()> {
     let lab = Lab::start()?;
     let mut backend = Backend::start(&lab.backends[0], 7)?;
+    let client = direct(&lab, Protocol::Tcp);
     backend.freeze()?;
-    let mut client = direct(&lab, Protocol::Tcp);
-    client.timeout = Duration::from_millis(50);
     let report = client.requests(3, 3)?;
-    assert_eq!(
-        report.failures(),
-        BTreeMap::from([("no answer within 50ms".to_owned(), 3)])
-    );
-    client.timeout = Duration::from_secs(1);
+    let unanswered = BTreeMap::from([("no answer within 1s".to_owned(), 3)]);
+    assert_eq!(report.failures(), unanswered);
     backend.thaw()?;
     assert_eq!(client.requests(3, 3)?.by_backend(), BTreeMap::from([(7, 3)]));
 
@@ -72,22 +71,16 @@ fn failures_are_reported_with_their_reason() -> Result<()> {
         refused.failures(),
         BTreeMap::from([("connect: connection refused".to_owned(), 3)])
     );
-    let killed = Instant::now();
+    until("a steady request that fails", LIMIT, || {
+        Ok((!steady.so_far().failures().is_empty()).then_some(()))
+    })?;
     backend.launch()?;
     let restarted = Instant::now();
-    until("answers of the backend that came back", Duration::from_secs(5), || {
-        let report = client.requests(1, 1)?;
-        Ok((report.by_backend() == BTreeMap::from([(7, 1)])).then_some(()))
+    until("an answer of the backend that came back", LIMIT, || {
+        Ok((!steady.so_far().since(restarted).by_backend().is_empty()).then_some(()))
     })?;
     let report = steady.stop()?;
-    assert!(
-        !report.failures().is_empty(),
-        "steady requests noticed the dead backend: {report}"
-    );
-    assert!(
-        killed < restarted && report.since(restarted).failures().is_empty(),
-        "{report}"
-    );
+    assert!(report.since(restarted).failures().is_empty(), "{report}");
     Ok(())
 }
 
@@ -143,7 +136,7 @@ fn health_endpoint_says_what_it_is_told_to() -> Result<()> {
     assert_eq!(status()?, "HTTP/1.1 200 OK");
     for (healthy, line) in [(false, "HTTP/1.1 503 Service Unavailable"), (true, "HTTP/1.1 200 OK")] {
         backend.set_healthy(healthy)?;
-        until(line, Duration::from_secs(5), || Ok((status()? == line).then_some(())))?;
+        until(line, LIMIT, || Ok((status()? == line).then_some(())))?;
     }
     Ok(())
 }
@@ -164,10 +157,13 @@ fn racing_first_packets_are_of_one_five_tuple_and_both_answered() -> Result<()> 
         let client = SocketAddr::from((CLIENT, race.port));
         assert!(race.answers.iter().all(|answer| answer.client == client), "{race:?}");
     }
+    let overlapped = races.iter().filter(|race| race.overlapped).count();
     assert!(
-        races.iter().any(|race| race.overlapped),
-        "two cpus never worked at the same time"
+        2 * overlapped > races.len(),
+        "only {overlapped} of {} raced",
+        races.len()
     );
+    assert!(races.iter().all(|race| race.cpus[0] != race.cpus[1]), "{races:?}");
     Ok(())
 }
 
@@ -195,7 +191,7 @@ fn gateway_drives_an_agent_through_its_life() -> Result<()> {
     let expected = format!("api:\n  socket: {}\nservices: []\n", gateway.socket().display());
     assert_eq!(fs::read_to_string(directory.join("seen.yaml"))?, expected);
     gateway.reload()?;
-    until("the reload in the log", Duration::from_secs(5), || {
+    until("the reload in the log", LIMIT, || {
         Ok(gateway.log().contains("reloaded").then_some(()))
     })?;
     gateway.kill9()?;

@@ -1,10 +1,10 @@
 //! The addresses of the laboratory, one name each.
 //!
 //! ```text
-//!  client 1 ─┐                                                                        ┌─ backend 1
-//!            ├─ client router ──── gateway (xlb) ──── backend router ─┼─ backend 2
-//!  client 2 ─┘  10.2.0.0/24           10.3.0.0/24     └─ backend 3
-//!  10.1.0.0/24                                           10.4.0.0/24
+//! client 1 ─┐                                                            ┌─ backend 1
+//!           ├─ client router ────── gateway (xlb) ────── backend router ─┼─ backend 2
+//! client 2 ─┘                                                            └─ backend 3
+//! 10.1.0.0/24          10.2.0.0/24             10.3.0.0/24              10.4.0.0/24
 //! ```
 
 use std::net::Ipv4Addr;

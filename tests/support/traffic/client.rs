@@ -1,7 +1,9 @@
 //! Short exchanges: each request is a new connection, or a new UDP source port.
 
 use std::{
+    mem,
     net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -86,15 +88,25 @@ async fn ask_once(protocol: Protocol, to: SocketAddr, timeout: Duration) -> Resu
 
 /// Requests at a steady rate in the background, until stopped.
 #[derive(Debug)]
-pub struct SteadyRequests(Background<Report>);
+pub struct SteadyRequests {
+    background: Background<()>,
+    report: Arc<Mutex<Report>>,
+}
 
 impl SteadyRequests {
     /// Starts a request every `pause`, whether or not the earlier ones were answered.
     pub fn start(client: &Client, pause: Duration) -> Self {
-        let client = client.clone();
-        Self(Background::start(&client.namespace.clone(), move |stop| {
-            block_on(steady(client, pause, stop))
-        }))
+        let report = Arc::default();
+        let (client, shared) = (client.clone(), Arc::clone(&report));
+        let background = Background::start(&client.namespace.clone(), move |stop| {
+            block_on(steady(client, pause, stop, &shared))
+        });
+        Self { background, report }
+    }
+
+    /// The requests that have ended so far.
+    pub fn so_far(&self) -> Report {
+        lock(&self.report).clone()
     }
 
     /// Stops, waits for the requests under way, and reports.
@@ -103,26 +115,30 @@ impl SteadyRequests {
     ///
     /// When the client itself could not work.
     pub fn stop(self) -> Result<Report> {
-        self.0.stop()
+        self.background.stop()?;
+        Ok(mem::take(&mut lock(&self.report)))
     }
 }
 
-async fn steady(client: Client, pause: Duration, stop: oneshot::Receiver<()>) -> Report {
+async fn steady(client: Client, pause: Duration, mut stop: oneshot::Receiver<()>, report: &Mutex<Report>) {
     let mut ticks = interval(pause);
     // After a delay go on at the usual pace instead of making up for it all at once.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stop = stop;
     let mut running = JoinSet::new();
-    let mut report = Report::default();
     loop {
         tokio::select! {
             _ = &mut stop => break,
             _ = ticks.tick() => { running.spawn(client.exchange()); }
-            Some(Ok(exchange)) = running.join_next() => report.exchanges.push(exchange),
+            Some(Ok(exchange)) = running.join_next() => lock(report).exchanges.push(exchange),
         }
     }
-    report.exchanges.extend(running.join_all().await);
-    report
+    let rest = running.join_all().await;
+    lock(report).exchanges.extend(rest);
+}
+
+/// A report is whole between any two of its changes, so one that a panic left behind is as good as any.
+fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Work on a thread inside a namespace that goes on until it is told to stop.

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Error, Result, anyhow};
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
     unistd::Pid,
 };
 use socket2::{Domain, Socket, Type};
@@ -32,6 +32,8 @@ pub struct Race {
     pub port: u16,
     /// Answers to the two packets, which carry the sequence numbers 0 and 1, in order of arrival.
     pub answers: Vec<Answer>,
+    /// The CPUs that sent them.
+    pub cpus: [usize; 2],
     /// Whether both packets were under way at the same time. The program runs within the sending system call, so if the calls did
     /// not overlap, nothing raced.
     pub overlapped: bool,
@@ -55,14 +57,14 @@ pub fn race_first_packets(
 fn race(source: Ipv4Addr, port: u16, to: SocketAddr, cpus: [usize; 2]) -> Result<Race> {
     let sockets = [open(source, port, to)?, open(source, port, to)?];
     let waiting = AtomicUsize::new(sockets.len());
-    let times = thread::scope(|scope| -> Result<Vec<(Instant, Instant)>> {
+    let sent = thread::scope(|scope| -> Result<Vec<Sent>> {
         let threads: Vec<_> = (0..sockets.len())
             .map(|number| {
                 let (socket, waiting) = (&sockets[number], &waiting);
                 scope.spawn(move || send_at_start(socket, number, cpus[number], waiting))
             })
             .collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Result<(Instant, Instant)>>| {
+        let join = |thread: thread::ScopedJoinHandle<'_, Result<Sent>>| {
             thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
         };
         threads.into_iter().map(join).collect()
@@ -70,8 +72,16 @@ fn race(source: Ipv4Addr, port: u16, to: SocketAddr, cpus: [usize; 2]) -> Result
     Ok(Race {
         port,
         answers: collect_answers(&sockets)?,
-        overlapped: times[0].0 < times[1].1 && times[1].0 < times[0].1,
+        cpus: [sent[0].cpu, sent[1].cpu],
+        overlapped: sent[0].start < sent[1].end && sent[1].start < sent[0].end,
     })
+}
+
+/// The sending of one packet.
+struct Sent {
+    cpu: usize,
+    start: Instant,
+    end: Instant,
 }
 
 /// One of two sockets on the same five-tuple.
@@ -87,8 +97,8 @@ fn open(source: Ipv4Addr, port: u16, to: SocketAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Waits on its CPU until all threads do, then sends; returns when it began and when it was done.
-fn send_at_start(socket: &UdpSocket, number: usize, cpu: usize, waiting: &AtomicUsize) -> Result<(Instant, Instant)> {
+/// Waits on its CPU until all threads do, then sends.
+fn send_at_start(socket: &UdpSocket, number: usize, cpu: usize, waiting: &AtomicUsize) -> Result<Sent> {
     // Counted down in any case, lest the other thread wait forever.
     let pinned = pin(cpu);
     waiting.fetch_sub(1, Ordering::SeqCst);
@@ -101,7 +111,8 @@ fn send_at_start(socket: &UdpSocket, number: usize, cpu: usize, waiting: &Atomic
     let end = Instant::now();
     pinned?;
     sent?;
-    Ok((start, end))
+    let cpu = sched_getcpu()?;
+    Ok(Sent { cpu, start, end })
 }
 
 fn pin(cpu: usize) -> Result<()> {
