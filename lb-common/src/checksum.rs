@@ -208,7 +208,7 @@ mod tests {
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        !(sum as u16)
+        !u16::try_from(sum).unwrap()
     }
 
     fn key(bytes: &[u8; 12], protocol: u8) -> FlowKey<V4> {

@@ -62,9 +62,25 @@ impl Seen {
     /// From the flag byte of a TCP header (RFC 9293, section 3.1).
     #[inline(always)]
     pub const fn from_tcp_flags(flags: u8) -> Self {
-        let flags = flags as u32;
-        let (fin, syn, rst, ack) = (flags & 1, (flags >> 1) & 1, (flags >> 2) & 1, (flags >> 4) & 1);
-        Self(syn * Self::SYN | ack * Self::ACK | fin * Self::FIN | rst * Self::RST)
+        // Position of each bit in the header.
+        const FIN: u8 = 0x01;
+        const SYN: u8 = 0x02;
+        const RST: u8 = 0x04;
+        const ACK: u8 = 0x10;
+        let mut seen = 0;
+        if flags & SYN != 0 {
+            seen |= Self::SYN;
+        }
+        if flags & ACK != 0 {
+            seen |= Self::ACK;
+        }
+        if flags & FIN != 0 {
+            seen |= Self::FIN;
+        }
+        if flags & RST != 0 {
+            seen |= Self::RST;
+        }
+        Self(seen)
     }
 
     /// Of a UDP packet.

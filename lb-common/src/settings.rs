@@ -58,7 +58,7 @@ impl PortRange {
     ///
     /// The ports of `except` are counted out rather than drawn again, so that one draw is one port.
     #[inline(always)]
-    pub fn pick(self, random: u32, except: Self) -> Option<u16> {
+    pub const fn pick(self, random: u32, except: Self) -> Option<u16> {
         // The part of `except` that lies inside.
         let low = if except.first > self.first {
             except.first

@@ -32,7 +32,15 @@ use crate::{
 };
 
 /// Size of the parameter block of the routing lookup; the kernel checks it.
-const FIB_PARAMS_LENGTH: i32 = size_of::<bpf_fib_lookup>() as i32;
+const FIB_PARAMS_LENGTH: i32 = 64;
+const _: () = assert!(size_of::<bpf_fib_lookup>() == 64);
+
+/// Reads `data` or `data_end` of a context, see [`Context::data`].
+#[inline(always)]
+fn read_pointer(field: *const u32) -> usize {
+    // SAFETY: the kernel hands the program a valid context.
+    unsafe { field.read_volatile() as usize }
+}
 
 #[inline(always)]
 fn fib_lookup(ctx: RawContext, params: &mut bpf_fib_lookup) -> i64 {
@@ -91,13 +99,13 @@ impl<const KIND: u8> Context for Xdp<KIND> {
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the kernel hands the program a valid context.
-        unsafe { (&raw const (*self.0.ctx).data).read_volatile() as usize }
+        read_pointer(unsafe { &raw const (*self.0.ctx).data })
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
         // SAFETY: as above.
-        unsafe { (&raw const (*self.0.ctx).data_end).read_volatile() as usize }
+        read_pointer(unsafe { &raw const (*self.0.ctx).data_end })
     }
 
     #[inline(always)]
@@ -155,7 +163,7 @@ impl Tc {
     /// Takes a packet on, with all headers where they can be read directly.
     #[inline(always)]
     pub(crate) fn new(ctx: TcContext) -> Self {
-        let headers = ctx.len().min(MAX_HEADERS as u32);
+        let headers = ctx.len().min(MAX_HEADERS);
         // SAFETY: the context is the program's own. On failure the headers are missing and the packet counts as cut short.
         unsafe { bpf_skb_pull_data(ctx.skb.skb, headers) };
         Self(ctx)
@@ -163,17 +171,9 @@ impl Tc {
 
     /// Adjusts the checksum field through the kernel, which knows whether it is finished.
     #[inline(always)]
-    fn replace(&self, offset: usize, delta: Sum, flags: u32) {
+    fn replace(&self, offset: u32, delta: Sum, flags: u32) {
         // SAFETY: the context is the program's own. The helper fails only where the field is not within the packet.
-        unsafe {
-            bpf_l4_csum_replace(
-                self.0.skb.skb,
-                offset as u32,
-                0,
-                u64::from(delta.fold()),
-                u64::from(flags),
-            )
-        };
+        unsafe { bpf_l4_csum_replace(self.0.skb.skb, offset, 0, u64::from(delta.fold()), u64::from(flags)) };
     }
 }
 
@@ -185,13 +185,13 @@ impl Context for Tc {
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the kernel hands the program a valid context.
-        unsafe { (&raw const (*self.0.skb.skb).data).read_volatile() as usize }
+        read_pointer(unsafe { &raw const (*self.0.skb.skb).data })
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
         // SAFETY: as above.
-        unsafe { (&raw const (*self.0.skb.skb).data_end).read_volatile() as usize }
+        read_pointer(unsafe { &raw const (*self.0.skb.skb).data_end })
     }
 
     #[inline(always)]

@@ -25,13 +25,14 @@ const MAX_CHUNKS: usize = 16;
 
 /// Offset of the L4 checksum field from the start of the frame.
 #[inline(always)]
-pub(crate) fn l4_field_offset<A: Address>(packet: &Packet<A>) -> usize {
-    packet.l4
-        + if packet.key.protocol == protocol::TCP {
-            TCP_FIELD
-        } else {
-            UDP_FIELD
-        }
+#[expect(clippy::cast_possible_truncation, reason = "at most 74 bytes of headers before it")]
+pub(crate) const fn l4_field_offset<A: Address>(packet: &Packet<A>) -> u32 {
+    let field = if packet.key.protocol == protocol::TCP {
+        TCP_FIELD
+    } else {
+        UDP_FIELD
+    };
+    (packet.l4 + field) as u32
 }
 
 /// Writes the L4 checksum field.

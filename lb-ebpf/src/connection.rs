@@ -23,7 +23,7 @@ use crate::{atomic, family::Family, maps, nat::ReplyKeys, parse::Packet, route::
 /// Follows the connection that a packet belongs to; `None` when there is none, or none that is worth keeping for this packet.
 #[inline(always)]
 pub(crate) fn follow<F: Family>(packet: &Packet<F>) -> Option<Route<F>> {
-    let entry = F::connections().get_ptr_mut(&packet.key)?;
+    let entry = F::connections().get_ptr_mut(packet.key)?;
     // SAFETY: a valid map value. Other CPUs change single fields of it, never its identity, while it exists.
     let known = unsafe { *entry };
     let route = route_of(&known);
@@ -89,7 +89,7 @@ fn is_stale<F: Family>(packet: &Packet<F>, entry: &Connection<F>) -> bool {
 #[inline(always)]
 fn phase_of<F: Family>(entry: &Connection<F>) -> Phase {
     let own = Seen(entry.seen);
-    let twin = F::connections().get_ptr(&entry.twin);
+    let twin = F::connections().get_ptr(entry.twin);
     // SAFETY: a valid map value; `seen` is one word.
     let twin = Seen(twin.map_or(0, |twin| unsafe { (*twin).seen }));
     if entry.direction == Direction::Forward as u32 {
@@ -106,7 +106,7 @@ fn remove<F: Family>(key: &FlowKey<F>, entry: &Connection<F>) {
         half_open_add(u64::MAX);
     }
     let _gone_already = F::connections().remove(key);
-    let _gone_already = F::connections().remove(&entry.twin);
+    let _gone_already = F::connections().remove(entry.twin);
 }
 
 /// Notes in the table what a packet of a known connection says: flags not seen before, that it is alive, where its sender is now.
@@ -140,7 +140,7 @@ fn remember<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Co
     if known.direction == Direction::Forward as u32 && known.client != packet.sender {
         // SAFETY: a valid map value. A reply that reads the address half written is lost, once.
         unsafe { (*entry).client = packet.sender };
-        if let Some(twin) = F::connections().get_ptr_mut(&known.twin) {
+        if let Some(twin) = F::connections().get_ptr_mut(known.twin) {
             // SAFETY: as above.
             unsafe { (*twin).client = packet.sender };
         }
@@ -151,7 +151,7 @@ fn remember<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Co
 /// second.
 #[inline(always)]
 fn repair_twin<F: Family>(packet: &Packet<F>, known: &Connection<F>, now: u64) {
-    if F::connections().get_ptr(&known.twin).is_some() {
+    if F::connections().get_ptr(known.twin).is_some() {
         return;
     }
     let direction = if known.direction == Direction::Forward as u32 {
@@ -168,7 +168,7 @@ fn repair_twin<F: Family>(packet: &Packet<F>, known: &Connection<F>, now: u64) {
         ..*known
     };
     if F::connections()
-        .insert(&known.twin, &twin, u64::from(BPF_NOEXIST))
+        .insert(known.twin, twin, u64::from(BPF_NOEXIST))
         .is_ok()
     {
         stats::count(Event::PairRepaired as u32);
@@ -203,7 +203,7 @@ pub(crate) fn create<F: Family>(
         direction: Direction::Forward as u32,
         ..reply
     };
-    match F::connections().insert(&packet.key, &forward, u64::from(BPF_NOEXIST)) {
+    match F::connections().insert(packet.key, forward, u64::from(BPF_NOEXIST)) {
         Ok(()) => {
             half_open_add(1);
             stats::account_connection(service, id);
@@ -218,7 +218,7 @@ pub(crate) fn create<F: Family>(
         }
         Err(EEXIST) => join_winner(packet, &reply_key),
         Err(_full) => {
-            let _undone = F::connections().remove(&reply_key);
+            let _undone = F::connections().remove(reply_key);
             Err(DropReason::TableFull.into())
         }
     }
@@ -233,10 +233,10 @@ fn claim_reply<F: Family>(reply: &Connection<F>, keys: &mut ReplyKeys<F>) -> Res
     let mut refusal = DropReason::PortsExhausted;
     for _ in 0..ReplyKeys::<F>::TRIES {
         let Some(key) = keys.next() else { break };
-        match F::connections().insert(&key, reply, u64::from(BPF_NOEXIST)) {
+        match F::connections().insert(key, reply, u64::from(BPF_NOEXIST)) {
             Ok(()) => return Ok(key),
             Err(EEXIST) => {
-                let holder = F::connections().get_ptr(&key);
+                let holder = F::connections().get_ptr(key);
                 // SAFETY: a valid map value; the twin's key never changes while the entry exists.
                 if holder.is_some_and(|holder| unsafe { (*holder).twin } == reply.twin) {
                     // This very connection: another CPU is creating it, or its forward entry was lost.
@@ -253,7 +253,7 @@ fn claim_reply<F: Family>(reply: &Connection<F>, keys: &mut ReplyKeys<F>) -> Res
 /// Follows the connection that another CPU made for the same tuple, and takes back our own reply entry where it is another one.
 #[inline(always)]
 fn join_winner<F: Family>(packet: &Packet<F>, own_reply: &FlowKey<F>) -> Result<Route<F>, Verdict> {
-    let winner = F::connections().get_ptr(&packet.key).ok_or(DropReason::Vanished)?;
+    let winner = F::connections().get_ptr(packet.key).ok_or(DropReason::Vanished)?;
     // SAFETY: a valid map value.
     let winner = unsafe { *winner };
     if winner.twin != *own_reply {

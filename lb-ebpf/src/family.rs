@@ -8,7 +8,7 @@ use lb_common::{
     Address,
     address::V4,
     backend::Backend,
-    byte_order::{Be16, Be32},
+    byte_order::Be16,
     checksum::{TupleDelta, update},
     connection::Connection,
     flow::{FlowKey, protocol},
@@ -89,8 +89,8 @@ impl Family for V4 {
             return Err(PassReason::Fragment.into());
         }
         Ok(NetworkHeader {
-            source: Be32::from_wire(header.src_addr),
-            destination: Be32::from_wire(header.dst_addr),
+            source: Self::from_wire(header.src_addr),
+            destination: Self::from_wire(header.dst_addr),
             protocol: header.proto,
             ttl: header.ttl,
             length,

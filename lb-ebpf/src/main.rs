@@ -40,25 +40,25 @@ use crate::{
 
 /// Native XDP behind a driver that hands over finished checksums.
 #[xdp]
-pub fn xlb_native(ctx: XdpContext) -> u32 {
+fn xlb_native(ctx: XdpContext) -> u32 {
     process(&Native::new(ctx))
 }
 
 /// Native XDP on a virtual interface.
 #[xdp]
-pub fn xlb_native_virt(ctx: XdpContext) -> u32 {
+fn xlb_native_virt(ctx: XdpContext) -> u32 {
     process(&NativeVirtual::new(ctx))
 }
 
 /// Generic XDP, together with [`xlb_tc`].
 #[xdp]
-pub fn xlb_generic(ctx: XdpContext) -> u32 {
+fn xlb_generic(ctx: XdpContext) -> u32 {
     process(&Generic::new(ctx))
 }
 
 /// The tc hook behind generic XDP: takes up what [`xlb_generic`] left.
 #[classifier]
-pub fn xlb_tc(ctx: TcContext) -> i32 {
+fn xlb_tc(ctx: TcContext) -> i32 {
     process(&Tc::new(ctx)).cast_signed()
 }
 
@@ -95,7 +95,7 @@ fn forward<F: Family, C: Context>(ctx: &C) -> Result<u32, Verdict> {
 
 #[cfg(not(test))]
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+const fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 

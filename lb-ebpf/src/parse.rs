@@ -15,7 +15,8 @@ use network_types::{eth::EthHdr, tcp::TcpHdr, udp::UdpHdr};
 use crate::{checksum::UDP_FIELD, context::Context, family::Family};
 
 /// Ethernet, the longest IPv4 header, and a TCP header without options: what must be readable of a packet.
-pub(crate) const MAX_HEADERS: usize = EthHdr::LEN + 60 + TcpHdr::LEN;
+pub(crate) const MAX_HEADERS: u32 = 14 + 60 + 20;
+const _: () = assert!(MAX_HEADERS as usize == EthHdr::LEN + 60 + TcpHdr::LEN);
 
 /// EtherType of IPv4 (IANA, "IEEE 802 Numbers").
 const ETHERTYPE_IPV4: u16 = 0x0800;

@@ -14,7 +14,7 @@ pub(crate) fn admit<F: Family>(packet: &Packet<F>) -> Result<Route<F>, Verdict> 
     let key = &packet.key;
     let listener = ListenerKey::new(key.destination, key.destination_port, key.protocol);
     // SAFETY: the value is one word, copied at once; a listener that is removed meanwhile served this packet last.
-    let id = unsafe { F::listeners().get(&listener) }
+    let id = unsafe { F::listeners().get(listener) }
         .copied()
         .ok_or(PassReason::NoListener)?;
     if key.protocol == protocol::TCP && !packet.seen.is_initial_syn() {

@@ -28,14 +28,13 @@ pub(crate) fn account<A>(packet: &Packet<A>, route: &Route<A>) {
 /// Counts a new connection.
 #[inline(always)]
 pub(crate) fn account_connection(service: u32, backend: u32) {
-    for traffic in [
+    let traffic = [
         maps::SERVICE_TRAFFIC.get_ptr_mut(service),
         maps::BACKEND_TRAFFIC.get_ptr_mut(backend),
-    ] {
-        if let Some(traffic) = traffic {
-            // SAFETY: a valid map value of this CPU, which nothing interrupts.
-            unsafe { (*traffic).connections += 1 };
-        }
+    ];
+    for traffic in traffic.into_iter().flatten() {
+        // SAFETY: a valid map value of this CPU, which nothing interrupts.
+        unsafe { (*traffic).connections += 1 };
     }
 }
 

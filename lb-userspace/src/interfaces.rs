@@ -73,7 +73,7 @@ where
     Ok(answer?)
 }
 
-fn ip_of(attribute: &AddressAttribute) -> Option<IpAddr> {
+const fn ip_of(attribute: &AddressAttribute) -> Option<IpAddr> {
     match attribute {
         AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(*address),
         _ => None,

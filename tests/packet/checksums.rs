@@ -129,7 +129,11 @@ fn unfinished_checksums_are_finished_in_native_mode_on_virtual_interfaces() {
     fixture.use_program(programs::NATIVE_VIRTUAL);
     let lengths = (0..600).chain(1400..=1460);
     for length in lengths {
-        let payload: Vec<u8> = (0..length).map(|index| (index * 7 + 13) as u8).collect();
+        let payload: Vec<u8> = (0..=u8::MAX)
+            .cycle()
+            .map(|byte| byte.wrapping_mul(7))
+            .take(length)
+            .collect();
         let segment = syn().payload(&payload);
         let out = fixture.forwarded(&segment.clone().partial_checksum().build());
         assert_packet_eq(&out, &to_backend(segment, BACKEND_1, 62));

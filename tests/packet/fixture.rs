@@ -18,7 +18,7 @@ use lb_common::{
 };
 use lb_tests::{
     names::{
-        BACKEND_ROUTER_MAC, CLIENT, CLIENT_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, GATEWAY_TO_CLIENTS_MAC, Mac, SNAT, VIP,
+        BACKEND_ROUTER_MAC, CLIENT, CLIENT_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, GATEWAY_TO_CLIENTS_MAC, SNAT, VIP,
     },
     packet::{Packet, TcpFlags},
     program::{self, Action, Outcome, RunOptions},
@@ -33,19 +33,19 @@ use xlb::{
 };
 
 /// The interface on which test frames seem to come in, and to which the backends' next hop points: loopback.
-pub const IFINDEX: u32 = 1;
+pub(crate) const IFINDEX: u32 = 1;
 
 /// What a listener of a test service listens on.
-pub const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 /// What a backend of a test service listens on.
-pub const BACKEND_PORT: u16 = 8080;
+pub(crate) const BACKEND_PORT: u16 = 8080;
 
 /// Every program on every attachment path that test frames can be run through.
-pub const XDP_PROGRAMS: [&str; 3] = [programs::NATIVE, programs::NATIVE_VIRTUAL, programs::GENERIC];
+pub(crate) const XDP_PROGRAMS: [&str; 3] = [programs::NATIVE, programs::NATIVE_VIRTUAL, programs::GENERIC];
 
 /// A data plane of its own, removed when dropped.
-pub struct Fixture {
-    pub dataplane: AyaDataplane,
+pub(crate) struct Fixture {
+    pub(crate) dataplane: AyaDataplane,
     pins: PathBuf,
     counted: BTreeMap<&'static str, u64>,
     program: &'static str,
@@ -60,7 +60,7 @@ impl Drop for Fixture {
 }
 
 /// The settings of a fixture.
-pub fn settings() -> Settings {
+pub(crate) const fn settings() -> Settings {
     Settings {
         layout: LAYOUT_VERSION,
         hash_seed: 0,
@@ -76,12 +76,12 @@ pub fn settings() -> Settings {
 
 impl Fixture {
     /// Room for plenty of connections, no service.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_capacity(50_000)
     }
 
     /// Room for this many connections.
-    pub fn with_capacity(connections: u32) -> Self {
+    pub(crate) fn with_capacity(connections: u32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         lb_tests::topology::prepare().expect("a host for the laboratory");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -105,19 +105,19 @@ impl Fixture {
     }
 
     /// A service on [`VIP`]`:`[`PORT`], TCP and UDP, with these backends, one slot each.
-    pub fn with_service(forwarding: Forwarding, backends: &[Ipv4Addr]) -> Self {
+    pub(crate) fn with_service(forwarding: Forwarding, backends: &[Ipv4Addr]) -> Self {
         let mut fixture = Self::new();
         fixture.add_service(ServiceId(1), VIP, Scheduler::RoundRobin, forwarding, backends);
         fixture
     }
 
     /// Lets frames run through another of [`XDP_PROGRAMS`].
-    pub fn use_program(&mut self, program: &'static str) {
+    pub(crate) const fn use_program(&mut self, program: &'static str) {
         self.program = program;
     }
 
     /// Adds a service with one slot per backend. Backend ids are `10 * service + index`.
-    pub fn add_service(
+    pub(crate) fn add_service(
         &mut self,
         id: ServiceId,
         vip: Ipv4Addr,
@@ -144,7 +144,7 @@ impl Fixture {
     }
 
     /// Writes a backend behind the backend router.
-    pub fn set_backend(&mut self, id: BackendId, service: ServiceId, address: Ipv4Addr, alive: bool) {
+    pub(crate) fn set_backend(&mut self, id: BackendId, service: ServiceId, address: Ipv4Addr, alive: bool) {
         let entry = BackendEntry {
             service,
             address: SocketAddr::from((address, BACKEND_PORT)),
@@ -161,14 +161,14 @@ impl Fixture {
     }
 
     /// Runs a frame and takes the outcome as it is.
-    pub fn run(&mut self, frame: &[u8]) -> Outcome {
+    pub(crate) fn run(&mut self, frame: &[u8]) -> Outcome {
         let program: &Xdp = program::xdp(self.dataplane.ebpf_mut(), self.program).expect("the program");
         program::run(program, frame, RunOptions::default()).expect("the frame runs")
     }
 
     /// Runs a frame that must be forwarded; returns it as it leaves.
     #[track_caller]
-    pub fn forwarded(&mut self, frame: &[u8]) -> Vec<u8> {
+    pub(crate) fn forwarded(&mut self, frame: &[u8]) -> Vec<u8> {
         let outcome = self.run(frame);
         assert_eq!(
             outcome.action,
@@ -181,7 +181,7 @@ impl Fixture {
 
     /// Runs a frame that must be left to the kernel, unmodified, under this reason and no other.
     #[track_caller]
-    pub fn passed(&mut self, frame: &[u8], reason: &'static str) {
+    pub(crate) fn passed(&mut self, frame: &[u8], reason: &'static str) {
         self.counts();
         let outcome = self.run(frame);
         assert_eq!(
@@ -196,7 +196,7 @@ impl Fixture {
 
     /// Runs a frame that must be dropped under this reason and no other.
     #[track_caller]
-    pub fn dropped(&mut self, frame: &[u8], reason: &'static str) {
+    pub(crate) fn dropped(&mut self, frame: &[u8], reason: &'static str) {
         self.counts();
         let outcome = self.run(frame);
         assert_eq!(
@@ -209,7 +209,7 @@ impl Fixture {
     }
 
     /// What was counted since this was last asked: verdicts by reason, and events.
-    pub fn counts(&mut self) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn counts(&mut self) -> BTreeMap<&'static str, u64> {
         let now = self.dataplane.verdicts().expect("the counters");
         let names = verdict::outcomes().map(|outcome| (outcome.index, outcome.reason));
         let events = verdict::Event::ALL.iter().map(|event| (*event as u32, event.label()));
@@ -226,7 +226,7 @@ impl Fixture {
 
     /// Asserts all counters since they were last looked at: these, and no other.
     #[track_caller]
-    pub fn expect_counts(&mut self, expected: &[(&'static str, u64)]) {
+    pub(crate) fn expect_counts(&mut self, expected: &[(&'static str, u64)]) {
         assert_eq!(
             self.counts(),
             expected.iter().copied().collect(),
@@ -235,7 +235,7 @@ impl Fixture {
     }
 
     /// Every connection entry.
-    pub fn connections(&self) -> Vec<ConnectionEntry> {
+    pub(crate) fn connections(&self) -> Vec<ConnectionEntry> {
         let mut entries = Vec::new();
         self.dataplane
             .for_each_connection(&mut |entry| entries.push(entry))
@@ -245,18 +245,18 @@ impl Fixture {
     }
 
     /// Removes the entry with this tuple.
-    pub fn remove(&mut self, key: &Tuple) {
+    pub(crate) fn remove(&mut self, key: &Tuple) {
         self.dataplane.remove_connection(key).expect("the entry is removed");
     }
 }
 
 /// A client's packet on its way to the gateway.
-pub fn from_client(packet: Packet) -> Packet {
+pub(crate) const fn from_client(packet: Packet) -> Packet {
     packet.ethernet(CLIENT_ROUTER_MAC, GATEWAY_TO_CLIENTS_MAC)
 }
 
 /// The first packet of the usual connection: CLIENT:40000 to VIP:80.
-pub fn syn() -> Packet {
+pub(crate) fn syn() -> Packet {
     from_client(
         Packet::tcp()
             .from(CLIENT, 40_000)
@@ -267,12 +267,12 @@ pub fn syn() -> Packet {
 }
 
 /// The first packet of another client's, or another port's, connection.
-pub fn syn_from(client: Ipv4Addr, port: u16) -> Packet {
+pub(crate) fn syn_from(client: Ipv4Addr, port: u16) -> Packet {
     syn().from(client, port)
 }
 
 /// As the gateway sends a packet on towards a backend: its addresses, one hop less to live.
-pub fn to_backend(packet: Packet, backend: Ipv4Addr, ttl: u8) -> Vec<u8> {
+pub(crate) fn to_backend(packet: Packet, backend: Ipv4Addr, ttl: u8) -> Vec<u8> {
     packet
         .ethernet(GATEWAY_TO_BACKENDS_MAC, BACKEND_ROUTER_MAC)
         .to(backend, BACKEND_PORT)
@@ -281,25 +281,17 @@ pub fn to_backend(packet: Packet, backend: Ipv4Addr, ttl: u8) -> Vec<u8> {
 }
 
 /// A backend's packet on its way to the gateway.
-pub fn from_backend(packet: Packet, backend: Ipv4Addr) -> Packet {
+pub(crate) fn from_backend(packet: Packet, backend: Ipv4Addr) -> Packet {
     packet
         .ethernet(BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC)
         .from(backend, BACKEND_PORT)
 }
 
 /// As the gateway sends a packet on towards a client.
-pub fn to_client(packet: Packet, ttl: u8) -> Vec<u8> {
+pub(crate) fn to_client(packet: Packet, ttl: u8) -> Vec<u8> {
     packet
         .ethernet(GATEWAY_TO_CLIENTS_MAC, CLIENT_ROUTER_MAC)
         .from(VIP, PORT)
         .ttl(ttl)
         .build()
-}
-
-/// Addresses of a frame: Ethernet destination and source.
-pub fn macs(frame: &[u8]) -> (Mac, Mac) {
-    (
-        frame[..6].try_into().expect("6 bytes"),
-        frame[6..12].try_into().expect("6 bytes"),
-    )
 }

@@ -111,7 +111,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, wanted: XdpM
                 Ok(()) => return Ok(Attached { mode, replaced: true }),
                 // The interface of this link is gone, and its index was given out anew.
                 Err(error) => {
-                    warn!(interface = device.name, %error, "cannot replace the program in place, attaching anew")
+                    warn!(interface = device.name, %error, "cannot replace the program in place, attaching anew");
                 }
             }
         }
@@ -140,10 +140,9 @@ pub(super) fn detach(pins: &Pins, ifindex: u32, device: Option<&Device>) -> Resu
     pins.remove(&pins.link(ifindex))?;
     let Some(device) = device else { return Ok(()) };
     match qdisc_detach_program(&device.name, TcAttachType::Ingress, programs::TC) {
-        Ok(()) => Ok(()),
         Err(TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         // Without a clsact qdisc there is no filter to list.
-        Err(TcError::NetlinkError(_)) => Ok(()),
+        Ok(()) | Err(TcError::NetlinkError(_)) => Ok(()),
         Err(error) => Err(kernel("detach the tc program from", &device.name)(error)),
     }
 }

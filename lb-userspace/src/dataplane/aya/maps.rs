@@ -189,7 +189,7 @@ impl Maps {
     fn read_written(&self) -> std::result::Result<Written, LoadError> {
         let error = |name| move |source| LoadError::Map { name, source };
         let mut written = Written::default();
-        for entry in self.listeners.iter() {
+        for entry in &self.listeners {
             let (key, service) = entry.map_err(error(maps::LISTENERS_V4))?;
             written
                 .listeners
@@ -486,7 +486,7 @@ impl Dataplane for AyaDataplane {
     }
 
     fn for_each_connection(&self, visit: &mut dyn FnMut(ConnectionEntry)) -> Result<()> {
-        for entry in self.maps.connections.iter() {
+        for entry in &self.maps.connections {
             match entry {
                 Ok((key, connection)) => {
                     if let Some(connection) = connection_of(&key, &connection) {
