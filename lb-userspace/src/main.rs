@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("xlb: {error:#}");
+            eprintln!("xlb: {}", xlb::describe::describe(&error));
             ExitCode::FAILURE
         }
     }

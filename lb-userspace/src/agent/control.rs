@@ -8,6 +8,7 @@ use tracing::{debug, error, warn};
 
 use super::{Shared, host, lock};
 use crate::{
+    describe::describe,
     expiry,
     netlink::Ways,
     reconciler::{self, Desired},
@@ -40,7 +41,7 @@ pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
         match reconcile(&shared).await {
             Ok(()) => pause = RETRY.0,
             Err(error) => error!(
-                error = format!("{error:#}"),
+                error = describe(&error),
                 "the data plane is not what the configuration asks for"
             ),
         }
@@ -89,7 +90,7 @@ pub(super) async fn sweep_regularly(shared: Arc<Shared>) {
         match tokio::task::spawn_blocking(move || sweep(&worker)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(
-                error = format!("{error:#}"),
+                error = describe(&error),
                 "sweep of the connection table failed, trying again"
             ),
             Err(panicked) => error!(%panicked, "sweep of the connection table failed"),

@@ -35,6 +35,7 @@ use crate::{
         aya::{AyaDataplane, Options, remove_all},
         pins::Pins,
     },
+    describe::describe,
     expiry::Sweep,
     health,
     model::{Model, store::Store},
@@ -191,10 +192,10 @@ async fn reload(shared: &Arc<Shared>) {
         }
         Err(error) => {
             error!("reload refused, nothing has changed:");
-            for line in format!("{error:#}").lines() {
+            for line in describe(&error).lines() {
                 error!("{line}");
             }
-            Some(format!("{error:#}"))
+            Some(describe(&error))
         }
     };
     lock(&shared.observed).last_reload = Some(Reload { at, error });

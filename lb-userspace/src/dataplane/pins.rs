@@ -137,7 +137,12 @@ impl Pins {
         self.directory.join(format!("{LINK_PREFIX}{ifindex}"))
     }
 
-    /// Indices of the interfaces that have a pinned link.
+    /// Where the tc link of an interface in generic mode is pinned.
+    pub fn tc_link(&self, ifindex: u32) -> PathBuf {
+        self.directory.join(format!("tc-{ifindex}"))
+    }
+
+    /// Indices of the interfaces that have a pinned XDP link.
     pub fn links(&self) -> Result<Vec<u32>, PinsError> {
         let error = |source| PinsError::Io {
             operation: "list",

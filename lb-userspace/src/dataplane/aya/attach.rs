@@ -9,19 +9,17 @@ use std::path::PathBuf;
 use aya::{
     Ebpf,
     programs::{
-        ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode,
+        ProgramError, Xdp, XdpMode as AyaMode,
         links::{FdLink, PinnedLink},
         loaded_programs,
-        tc::{
-            NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact, qdisc_detach_program,
-        },
         xdp::XdpLink,
     },
     sys::SyscallError,
 };
 use lb_common::maps::programs;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::tc;
 use crate::{
     dataplane::pins::{Pins, PinsError},
     model::XdpMode,
@@ -68,6 +66,18 @@ pub enum AttachError {
         /// What the kernel said.
         source: ProgramError,
     },
+    /// The kernel does not accept the program.
+    #[error("the kernel refused the packet path for {interface} ({io_error}): {verdict}; {hint}")]
+    Refused {
+        /// The interface it was meant for.
+        interface: String,
+        /// The error number.
+        io_error: std::io::Error,
+        /// What the verifier said last.
+        verdict: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The kernel has no XDP links.
     #[error("this kernel has no links for XDP programs; Linux 5.9 or newer is needed")]
     NoLinks,
@@ -86,7 +96,39 @@ pub enum AttachError {
     Pins(#[from] PinsError),
 }
 
-fn kernel<E>(operation: &'static str, interface: &str) -> impl FnOnce(E) -> AttachError
+/// Turns a refused load into its essence: the whole log of the verifier goes to the debug log.
+pub(super) fn load_error(interface: &str) -> impl FnOnce(ProgramError) -> AttachError {
+    let interface = interface.to_owned();
+    move |error| {
+        let ProgramError::LoadError { io_error, verifier_log } = error else {
+            return kernel("load the program for", &interface)(error);
+        };
+        let log = verifier_log.to_string();
+        debug!("the verifier said:\n{log}");
+        AttachError::Refused {
+            interface,
+            hint: match io_error.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => {
+                    "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; XLB_LOG=debug shows the verifier's log"
+                }
+                _ => "XLB_LOG=debug shows the verifier's log",
+            },
+            io_error,
+            verdict: last_words(&log),
+        }
+    }
+}
+
+/// What the verifier said last, before its statistics.
+fn last_words(log: &str) -> String {
+    let words = log.lines().rev().map(str::trim).find(|line| {
+        let statistics = ["verification time", "stack depth", "processed "];
+        !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start))
+    });
+    words.unwrap_or("no reason given").to_owned()
+}
+
+pub(super) fn kernel<E>(operation: &'static str, interface: &str) -> impl FnOnce(E) -> AttachError
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -98,16 +140,12 @@ where
     }
 }
 
-/// Priority and handle of the tc filter. Fixed, so that a new agent finds and replaces the old one's.
-const TC_PRIORITY: u16 = 1;
-const TC_HANDLE: TcHandle = TcHandle::new(0, 1);
-
 /// Attaches the program that fits, or replaces the one that is there.
 pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, wanted: XdpMode) -> Result<Attached, AttachError> {
     let pin = pins.link(device.ifindex);
     if let Some((link, mode)) = existing(&pin) {
         if wanted == XdpMode::Auto || wanted == mode {
-            match replace(ebpf, device, link, mode) {
+            match replace(ebpf, pins, device, link, mode) {
                 Ok(()) => return Ok(Attached { mode, replaced: true }),
                 // The interface of this link is gone, and its index was given out anew.
                 Err(error) => {
@@ -129,8 +167,11 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, wanted: XdpM
         },
     };
     if mode == XdpMode::Generic {
-        attach_tc(ebpf, device)?;
+        tc::attach(ebpf, pins, device)?;
         attach_xdp(ebpf, &pin, device, XdpMode::Generic)?;
+    } else {
+        // Left from an earlier attachment in generic mode.
+        tc::detach(pins, device)?;
     }
     Ok(Attached { mode, replaced: false })
 }
@@ -138,12 +179,9 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, wanted: XdpM
 /// Takes the programs off an interface. `device` is `None` when the interface is gone.
 pub(super) fn detach(pins: &Pins, ifindex: u32, device: Option<&Device>) -> Result<(), AttachError> {
     pins.remove(&pins.link(ifindex))?;
-    let Some(device) = device else { return Ok(()) };
-    match qdisc_detach_program(&device.name, TcAttachType::Ingress, programs::TC) {
-        Err(TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        // Without a clsact qdisc there is no filter to list.
-        Ok(()) | Err(TcError::NetlinkError(_)) => Ok(()),
-        Err(error) => Err(kernel("detach the tc program from", &device.name)(error)),
+    match device {
+        Some(device) => tc::detach(pins, device),
+        None => Ok(pins.remove(&pins.tc_link(ifindex))?),
     }
 }
 
@@ -182,15 +220,15 @@ fn loaded<'a>(ebpf: &'a mut Ebpf, device: &Device, name: &'static str) -> Result
         .try_into()
         .map_err(kernel("use the program for", &device.name))?;
     if program.fd().is_err() {
-        program.load().map_err(kernel("load the program for", &device.name))?;
+        program.load().map_err(load_error(&device.name))?;
     }
     Ok(program)
 }
 
 /// Puts the new program into the link that is there.
-fn replace(ebpf: &mut Ebpf, device: &Device, link: PinnedLink, mode: XdpMode) -> Result<(), AttachError> {
+fn replace(ebpf: &mut Ebpf, pins: &Pins, device: &Device, link: PinnedLink, mode: XdpMode) -> Result<(), AttachError> {
     if mode == XdpMode::Generic {
-        attach_tc(ebpf, device)?;
+        tc::attach(ebpf, pins, device)?;
     }
     let error = || kernel::<ProgramError>("replace the program of", &device.name);
     let program = loaded(ebpf, device, program_name(device, mode))?;
@@ -236,39 +274,4 @@ fn classify(device: &Device, mode: XdpMode, source: ProgramError) -> AttachError
             source: Box::new(source),
         },
     }
-}
-
-fn attach_tc(ebpf: &mut Ebpf, device: &Device) -> Result<(), AttachError> {
-    let error = || kernel::<ProgramError>("attach the tc program to", &device.name);
-    // Fails when the qdisc is there already, which is as good; without it the next step fails with a reason.
-    let _there_already = qdisc_add_clsact(&device.name);
-    let missing = || AttachError::Kernel {
-        operation: "find the tc program for",
-        interface: device.name.clone(),
-        source: "the embedded object lacks it".into(),
-    };
-    let program = ebpf.program_mut(programs::TC).ok_or_else(missing)?;
-    let program: &mut SchedClassifier = program.try_into().map_err(error())?;
-    if program.fd().is_err() {
-        program.load().map_err(error())?;
-    }
-    let id = match program.attach_with_options(
-        &device.name,
-        TcAttachType::Ingress,
-        TcAttachOptions::Netlink(NlOptions {
-            priority: TC_PRIORITY,
-            handle: TC_HANDLE,
-            classid: None,
-        }),
-    ) {
-        Ok(id) => id,
-        Err(_occupied) => {
-            let link = SchedClassifierLink::attached(&device.name, TcAttachType::Ingress, TC_PRIORITY, TC_HANDLE, None)
-                .map_err(kernel("find the tc program of", &device.name))?;
-            program.attach_to_link(link).map_err(error())?
-        }
-    };
-    // A netlink attachment has no pin: it stays unless it is taken off, which dropping the handle would do.
-    std::mem::forget(program.take_link(id).map_err(error())?);
-    Ok(())
 }

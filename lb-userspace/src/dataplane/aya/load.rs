@@ -69,7 +69,7 @@ fn privilege_hint(error: &aya::EbpfError) -> &'static str {
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<std::io::Error>() {
             return match error.raw_os_error() {
-                Some(libc::EPERM) => "; run it as root, or with CAP_BPF and CAP_NET_ADMIN",
+                Some(libc::EPERM) => "; run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
                 Some(libc::ENOMEM) => "; lower connections.max, or give the service more memory",
                 _ => "",
             };

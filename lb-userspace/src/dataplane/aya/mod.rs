@@ -3,6 +3,7 @@
 mod attach;
 mod load;
 mod maps;
+mod tc;
 
 pub use attach::{AttachError, Attached, Device};
 pub use load::{LoadError, OBJECT, Options};
