@@ -139,6 +139,13 @@ fn full_table_refuses_new_connections_and_keeps_the_old() {
     for port in opened {
         fixture.forwarded(&syn_from(CLIENT, port).flags(TcpFlags::ACK).build());
     }
+
+    // Room for one entry is not room for a connection: the half that fitted is taken back.
+    let freed = fixture.connections()[0].key;
+    fixture.remove(&freed);
+    let before = fixture.connections();
+    fixture.dropped(&syn_from(CLIENT, 50_000).build(), "table_full");
+    assert_eq!(fixture.connections(), before);
 }
 
 #[test]
