@@ -14,7 +14,7 @@ pub const MAX_LISTENERS: u32 = 65_536;
 
 /// Backends over all services; the same server in two services counts twice. Ids run from 1; id 0 means "unset".
 ///
-/// Array of 40 bytes, per-CPU counters of 40 bytes: 2.5 MiB and 2.5 MiB per CPU.
+/// Array of 36 bytes, per-CPU counters of 40 bytes: 2.3 MiB and 2.5 MiB per CPU.
 pub const MAX_BACKENDS: u32 = 65_536;
 
 /// Slots of one service's scheduler table: a prime, as Maglev wants it (Maglev paper, section 3.4), which leaves a disruption well

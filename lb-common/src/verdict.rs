@@ -60,6 +60,8 @@ reasons! {
         InvalidSource = 15, "invalid_source";
         /// In generic mode: a packet with an unfinished checksum, taken up again at the tc hook of the same interface.
         LeftToTc = 16, "left_to_tc";
+        /// Sent to a group of hosts or to all of them on the link (Ethernet multicast and broadcast).
+        NotUnicast = 17, "not_unicast";
     }
 }
 

@@ -6,10 +6,14 @@
 //!
 //! Two CPUs may meet the first packets of one tuple at the same time. The reply entry is claimed first, then the forward entry; both
 //! with `BPF_NOEXIST`, so that exactly one CPU wins each. Who loses the forward entry takes back its own reply entry and follows the
-//! winner: a connection is never split over two backends. Entries are updated in place without a lock: bits are set atomically,
+//! winner: a connection is never split over two backends. A connection is removed by the CPU that marks it first
+//! ([`Seen::LEAVING`]). Entries are updated in place without a lock: bits are set atomically,
 //! the time stamp is one word, and a torn learned address costs one packet.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::bpf_ktime_get_coarse_ns,
+};
 use lb_common::{
     backend::Backend,
     connection::{Connection, Direction, Phase, Seen, phase},
@@ -27,9 +31,17 @@ pub(crate) fn follow<F: Family>(packet: &Packet<F>) -> Option<Route<F>> {
     // SAFETY: a valid map value. Other CPUs change single fields of it, never its identity, while it exists.
     let known = unsafe { *entry };
     let route = route_of(&known);
-    if route.direction == Direction::Forward && is_stale(packet, &known) {
-        remove::<F>(&packet.key, &known);
-        return None;
+    if route.direction == Direction::Forward {
+        match judge(packet, &known) {
+            Fitness::Fit => {}
+            Fitness::Closed => restart::<F>(entry, &known),
+            Fitness::Stranded => {
+                if remove::<F>(packet, entry, &known) {
+                    return None;
+                }
+                // Another CPU removes it at this moment. This packet goes where the ones before it went.
+            }
+        }
     }
     remember(packet, entry, &known);
     Some(route)
@@ -64,25 +76,51 @@ fn backend_of<F: Family>(entry: &Connection<F>) -> Option<&'static Backend<F>> {
     (backend.service == entry.service).then_some(backend)
 }
 
-/// Whether a client's packet should choose a backend anew although there is an entry.
+/// What a connection is worth for a client's packet.
+enum Fitness {
+    /// The packet belongs to it.
+    Fit,
+    /// It is over, and the packet starts anew with the same backend.
+    Closed,
+    /// It leads to a dead backend that never answered, or, for UDP, may never answer again: another one must be chosen.
+    Stranded,
+}
+
+/// Judges a connection for a client's packet.
 ///
-/// A SYN may start anew on what is closed (RFC 9293, section 3.6.1: a client may reuse its port), and on what a dead backend never
-/// answered. A UDP flow leaves a dead backend at once: there is no handshake that would tell the client.
+/// A client may use its port again as soon as a connection is closed (RFC 9293, section 3.6.1). A UDP flow leaves a dead backend at
+/// once: there is no handshake that would tell the client.
 #[inline(always)]
-fn is_stale<F: Family>(packet: &Packet<F>, entry: &Connection<F>) -> bool {
+fn judge<F: Family>(packet: &Packet<F>, entry: &Connection<F>) -> Fitness {
     let alive = || backend_of::<F>(entry).is_some_and(|backend| backend.flags & Backend::<F>::ALIVE != 0);
     if packet.key.protocol == protocol::UDP {
-        return !alive();
+        return if alive() { Fitness::Fit } else { Fitness::Stranded };
     }
     if !packet.seen.is_initial_syn() {
-        return false;
+        return Fitness::Fit;
     }
     match phase_of(entry) {
-        Phase::Closing => true,
-        Phase::HalfOpen => !alive(),
         // The server answers with a challenge (RFC 5961, section 4).
-        Phase::Established => false,
+        Phase::Established => Fitness::Fit,
+        Phase::HalfOpen if alive() => Fitness::Fit,
+        Phase::Closing if alive() => Fitness::Closed,
+        Phase::HalfOpen | Phase::Closing => Fitness::Stranded,
     }
+}
+
+/// Lets a closed connection start anew, in place: what both directions have sent is forgotten.
+///
+/// An RST that closed it may have been forged. Then the server's challenge goes back to its client, and the next packets of both
+/// make the connection established again.
+#[inline(always)]
+fn restart<F: Family>(entry: *mut Connection<F>, known: &Connection<F>) {
+    // SAFETY: a valid map value; an aligned word.
+    unsafe { (*entry).seen = Seen::SYN };
+    if let Some(twin) = F::connections().get_ptr_mut(known.twin) {
+        // SAFETY: as above.
+        unsafe { (*twin).seen = 0 };
+    }
+    half_open_add(1);
 }
 
 /// The phase of the connection of `entry`. A missing twin counts as silent.
@@ -99,14 +137,27 @@ fn phase_of<F: Family>(entry: &Connection<F>) -> Phase {
     }
 }
 
-/// Removes both entries of a connection.
+/// Removes both entries of a connection. `false`: another CPU has taken that on itself, and nothing was done here.
 #[inline(always)]
-fn remove<F: Family>(key: &FlowKey<F>, entry: &Connection<F>) {
-    if phase_of(entry) == Phase::HalfOpen {
+fn remove<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Connection<F>) -> bool {
+    let half_open = phase_of(known) == Phase::HalfOpen;
+    // SAFETY: a valid map value.
+    if unsafe { atomic::fetch_or(&raw mut (*entry).seen, Seen::LEAVING) } & Seen::LEAVING != 0 {
+        return false;
+    }
+    // SAFETY: a valid map value.
+    if unsafe { (*entry).twin } != known.twin {
+        // It is another connection by now: the one that this packet matched was removed after it was looked up.
+        // SAFETY: as above.
+        unsafe { atomic::clear(&raw mut (*entry).seen, Seen::LEAVING) };
+        return false;
+    }
+    let _gone_already = F::connections().remove(packet.key);
+    let _gone_already = F::connections().remove(known.twin);
+    if half_open {
         half_open_add(u64::MAX);
     }
-    let _gone_already = F::connections().remove(key);
-    let _gone_already = F::connections().remove(entry.twin);
+    true
 }
 
 /// Notes in the table what a packet of a known connection says: flags not seen before, that it is alive, where its sender is now.
@@ -118,12 +169,14 @@ fn remember<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Co
     if news != 0 {
         let before = phase_of(known);
         // SAFETY: a valid map value.
-        unsafe { atomic::fetch_or(&raw mut (*entry).seen, news) };
+        let seen = unsafe { atomic::fetch_or(&raw mut (*entry).seen, news) };
         let after = phase_of(&Connection {
             seen: known.seen | news,
             ..*known
         });
-        if before == Phase::HalfOpen && after != Phase::HalfOpen {
+        // Another packet of this direction may have brought the same news on another CPU.
+        let first = seen & news != news;
+        if first && before == Phase::HalfOpen && after != Phase::HalfOpen {
             // Both directions leaving the phase at the same instant on two CPUs may both count it, or neither. The agent corrects the
             // number with every sweep.
             half_open_add(u64::MAX);
@@ -134,7 +187,7 @@ fn remember<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Co
     if now.wrapping_sub(known.last_seen) >= TOUCH_INTERVAL_NS {
         // SAFETY: a valid map value; an aligned word.
         unsafe { (*entry).last_seen = now };
-        repair_twin::<F>(packet, known, now);
+        tend_twin::<F>(packet, known, now);
     }
 
     if known.direction == Direction::Forward as u32 && known.client != packet.sender {
@@ -147,18 +200,19 @@ fn remember<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Co
     }
 }
 
-/// Makes the other entry of a connection anew if it is gone, so that one lost half never costs the connection. Looked at once a
-/// second.
+/// Looks after the other entry of a connection, once a second: makes it anew if it is gone, so that one lost half never costs the
+/// connection, and corrects the way back to the client, should two CPUs have written different ones.
 #[inline(always)]
-fn repair_twin<F: Family>(packet: &Packet<F>, known: &Connection<F>, now: u64) {
-    if F::connections().get_ptr(known.twin).is_some() {
+fn tend_twin<F: Family>(packet: &Packet<F>, known: &Connection<F>, now: u64) {
+    let forward = known.direction == Direction::Forward as u32;
+    if let Some(twin) = F::connections().get_ptr_mut(known.twin) {
+        if forward {
+            // SAFETY: a valid map value. A reply that reads the address half written is lost, once.
+            unsafe { (*twin).client = packet.sender };
+        }
         return;
     }
-    let direction = if known.direction == Direction::Forward as u32 {
-        Direction::Reply
-    } else {
-        Direction::Forward
-    };
+    let direction = if forward { Direction::Reply } else { Direction::Forward };
     let twin = Connection {
         twin: packet.key,
         last_seen: now,
@@ -196,7 +250,7 @@ pub(crate) fn create<F: Family>(
         backend: id,
         direction: Direction::Reply as u32,
     };
-    let reply_key = claim_reply(&reply, &mut keys)?;
+    let Claim { key: reply_key, own } = claim_reply(&reply, &mut keys)?;
     let forward = Connection {
         twin: reply_key,
         seen: packet.seen.0,
@@ -216,9 +270,9 @@ pub(crate) fn create<F: Family>(
                 backend: id,
             })
         }
-        Err(EEXIST) => join_winner(packet, &reply_key),
+        Err(EEXIST) => join_winner(packet, &reply_key, own),
         Err(_full) => {
-            let _undone = F::connections().remove(reply_key);
+            take_back::<F>(&reply_key, own);
             Err(DropReason::TableFull.into())
         }
     }
@@ -227,20 +281,29 @@ pub(crate) fn create<F: Family>(
 /// Error numbers of `bpf_map_update_elem`, as the kernel returns them.
 const EEXIST: i32 = -17;
 
-/// Inserts the reply entry under the first free key, and returns that key.
+/// A reply entry that stands for a new connection.
+struct Claim<F> {
+    key: FlowKey<F>,
+    /// Whether it was inserted here; else it was there.
+    own: bool,
+}
+
+/// Inserts the reply entry under the first free key.
 #[inline(always)]
-fn claim_reply<F: Family>(reply: &Connection<F>, keys: &mut ReplyKeys<F>) -> Result<FlowKey<F>, Verdict> {
+fn claim_reply<F: Family>(reply: &Connection<F>, keys: &mut ReplyKeys<F>) -> Result<Claim<F>, Verdict> {
     let mut refusal = DropReason::PortsExhausted;
     for _ in 0..ReplyKeys::<F>::TRIES {
         let Some(key) = keys.next() else { break };
         match F::connections().insert(key, reply, u64::from(BPF_NOEXIST)) {
-            Ok(()) => return Ok(key),
+            Ok(()) => return Ok(Claim { key, own: true }),
             Err(EEXIST) => {
                 let holder = F::connections().get_ptr(key);
                 // SAFETY: a valid map value; the twin's key never changes while the entry exists.
                 if holder.is_some_and(|holder| unsafe { (*holder).twin } == reply.twin) {
-                    // This very connection: another CPU is creating it, or its forward entry was lost.
-                    return Ok(key);
+                    // This very connection: another CPU is creating it, which wrote the same, or its forward entry was lost, and
+                    // then what the old one had seen is over.
+                    let _as_good = F::connections().insert(key, reply, u64::from(BPF_ANY));
+                    return Ok(Claim { key, own: false });
                 }
                 refusal = keys.refusal();
             }
@@ -250,25 +313,40 @@ fn claim_reply<F: Family>(reply: &Connection<F>, keys: &mut ReplyKeys<F>) -> Res
     Err(refusal.into())
 }
 
+/// Removes a reply entry again, unless it was there before.
+#[inline(always)]
+fn take_back<F: Family>(key: &FlowKey<F>, own: bool) {
+    if own {
+        let _gone_already = F::connections().remove(key);
+    }
+}
+
 /// Follows the connection that another CPU made for the same tuple, and takes back our own reply entry where it is another one.
 #[inline(always)]
-fn join_winner<F: Family>(packet: &Packet<F>, own_reply: &FlowKey<F>) -> Result<Route<F>, Verdict> {
-    let winner = F::connections().get_ptr(packet.key).ok_or(DropReason::Vanished)?;
+fn join_winner<F: Family>(packet: &Packet<F>, reply: &FlowKey<F>, own: bool) -> Result<Route<F>, Verdict> {
+    let Some(winner) = F::connections().get_ptr(packet.key) else {
+        take_back::<F>(reply, own);
+        return Err(DropReason::Vanished.into());
+    };
     // SAFETY: a valid map value.
     let winner = unsafe { *winner };
-    if winner.twin != *own_reply {
-        let _undone = F::connections().remove(own_reply);
+    if winner.twin != *reply {
+        take_back::<F>(reply, own);
     }
     Ok(route_of(&winner))
 }
 
 /// Half-open connections now.
+///
+/// May be below zero for a moment: the agent corrects the number with what it counted a moment ago, and connections that came
+/// meanwhile are not in that.
 #[inline(always)]
-pub(crate) fn half_open() -> u64 {
+pub(crate) fn half_open() -> i64 {
     // SAFETY: a valid map value; an aligned word.
-    maps::HALF_OPEN
+    let count = maps::HALF_OPEN
         .get_ptr_mut(0)
-        .map_or(0, |count| unsafe { count.read_volatile() })
+        .map_or(0, |count| unsafe { count.read_volatile() });
+    count.cast_signed()
 }
 
 /// Adds to the number of half-open connections; `u64::MAX` takes one away.

@@ -30,16 +30,19 @@ impl<F: Family> ReplyKeys<F> {
     /// Most keys that are tried.
     pub(crate) const TRIES: u32 = SNAT_PORT_TRIES;
 
-    /// The candidates for a client's packet with the tuple `client` to `backend`.
+    /// The candidates for a client's packet with the tuple `client` to `backend`; `None` while no source address is known.
     #[inline(always)]
-    pub(crate) fn new(client: &FlowKey<F>, backend: &Backend<F>, forwarding: u8, settings: &Settings) -> Self {
+    pub(crate) fn new(client: &FlowKey<F>, backend: &Backend<F>, forwarding: u8, settings: &Settings) -> Option<Self> {
         let translates_source = forwarding == Forwarding::FullNat as u8;
         let source = if translates_source {
             source_address::<F>(client, backend, settings)
         } else {
             client.source
         };
-        Self {
+        if !source.is_valid_source() {
+            return None;
+        }
+        Some(Self {
             key: FlowKey::new(
                 (backend.address, backend.port),
                 (source, client.source_port),
@@ -49,7 +52,7 @@ impl<F: Family> ReplyKeys<F> {
             ports: settings.snat_ports,
             host_ports: settings.host_ports,
             tried: 0,
-        }
+        })
     }
 
     /// The next candidate; `None` when nothing is left to try.

@@ -61,6 +61,11 @@ pub(crate) fn parse<F: Family, C: Context>(ctx: &C) -> Result<Packet<F>, Verdict
     if u16::from_be(ethernet.ether_type) != ETHERTYPE_IPV4 {
         return Err(PassReason::NotIp.into());
     }
+    /// The bit that tells groups from single stations (IEEE 802.3, section 3.2.3).
+    const GROUP: u8 = 0x01;
+    if ethernet.dst_addr[0] & GROUP != 0 {
+        return Err(PassReason::NotUnicast.into());
+    }
     let sender = NextHop {
         ifindex: ctx.ifindex(),
         destination: ethernet.src_addr,

@@ -27,11 +27,12 @@ pub(crate) fn admit<F: Family>(packet: &Packet<F>) -> Result<Route<F>, Verdict> 
         return Err(PassReason::TtlExpired.into());
     }
     let settings = maps::SETTINGS.get(0).ok_or(DropReason::NoBackend)?;
-    if connection::half_open() >= u64::from(settings.half_open_max) {
+    if connection::half_open() >= i64::from(settings.half_open_max) {
         return Err(DropReason::HalfOpenFull.into());
     }
     let service = maps::SERVICES.get(id).ok_or(DropReason::NoBackend)?;
     let (backend_id, backend) = scheduler::choose::<F>(key, id, service, settings).ok_or(DropReason::NoBackend)?;
-    let keys = ReplyKeys::new(key, backend, service.forwarding, settings);
+    // Without an address of our own there is no way to the backend either.
+    let keys = ReplyKeys::new(key, backend, service.forwarding, settings).ok_or(DropReason::NoRoute)?;
     connection::create(packet, id, backend_id, backend, keys)
 }

@@ -18,7 +18,7 @@ pub(crate) fn next_hop<F: Family, C: Context>(
     route: &Route<F>,
 ) -> Result<NextHop, Verdict> {
     if packet.ttl <= 1 {
-        // The kernel gets the packet as it came and answers for it.
+        // The kernel gets the packet as it came: it sends a time exceeded, unless it owns the VIP and is the destination itself.
         return Err(PassReason::TtlExpired.into());
     }
     if route.mtu != 0 && packet.length > route.mtu && !ctx.is_segmented_later() {

@@ -7,7 +7,7 @@ use lb_common::{
     settings::Settings,
 };
 use lb_tests::{
-    names::{BACKEND_1, CLIENT, VIP, VIP_2},
+    names::{BACKEND_1, CLIENT, CLIENT_ROUTER_MAC, VIP, VIP_2},
     packet::{Packet, TcpFlags},
     program::Action,
 };
@@ -197,4 +197,35 @@ fn unknown_next_hop_without_route_is_dropped() {
         counts.keys().all(|reason| ["no_route", "no_neighbor"].contains(reason)) && counts.len() == 1,
         "{counts:?}"
     );
+}
+
+#[test]
+fn count_of_half_open_connections_below_zero_refuses_nobody() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    fixture.forwarded(&syn().build());
+    // The agent corrects the count by what it saw before this connection came; then the handshake completes.
+    fixture.dataplane.set_half_open(0).expect("the count");
+    let answer = Packet::tcp().to(CLIENT, 40_000).flags(TcpFlags::SYN | TcpFlags::ACK);
+    fixture.forwarded(&from_backend(answer, BACKEND_1).build());
+    fixture.forwarded(&syn().flags(TcpFlags::ACK).build());
+    fixture.forwarded(&syn_from(CLIENT, 40_001).build());
+}
+
+#[test]
+fn frame_to_a_group_is_passed() {
+    let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
+    for group in [[0xff; 6], [0x01, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1]] {
+        fixture.passed(&syn().ethernet(CLIENT_ROUTER_MAC, group).build(), "not_unicast");
+    }
+    assert!(fixture.connections().is_empty());
+}
+
+#[test]
+fn full_nat_without_an_address_of_its_own_is_dropped() {
+    let mut fixture = Fixture::with_service(Forwarding::FullNat, &[BACKEND_1]);
+    let (id, mut entry) = fixture.dataplane.backends().expect("backends")[0];
+    entry.source = Ipv4Addr::UNSPECIFIED.into();
+    fixture.dataplane.set_backend(id, &entry).expect("a backend");
+    fixture.dropped(&syn().build(), "no_route");
+    assert!(fixture.connections().is_empty());
 }

@@ -184,7 +184,8 @@ fn forward_packet_finds_the_reply_entry_that_lost_its_twin() {
     let mut fixture = established();
     let forward = entry(&fixture, Direction::Forward);
     fixture.remove(&forward.key);
-    // The client starts anew before the backend said anything: the reply entry that is still there is the connection's own.
+    // The client starts anew before the backend said anything: the reply entry that is still there is the connection's own, but
+    // what the old one had sent is over.
     let out = fixture.forwarded(&syn().build());
     let backend = *endpoints(&out).expect("a TCP packet").1.ip();
     assert!([BACKEND_1, BACKEND_2].contains(&backend));
@@ -197,4 +198,21 @@ fn forward_packet_finds_the_reply_entry_that_lost_its_twin() {
         "the new connection has both entries: {:?}",
         fixture.connections()
     );
+    let reply = fixture
+        .connections()
+        .into_iter()
+        .find(|entry| entry.key == forward.twin)
+        .expect("the reply entry");
+    assert_eq!(reply.seen, Seen(0));
+}
+
+#[test]
+fn closed_connection_keeps_its_backend_when_its_port_is_used_again() {
+    let mut fixture = established();
+    backend_sends(&mut fixture, TcpFlags::RST);
+    assert_packet_eq(&fixture.forwarded(&syn().build()), &to_backend(syn(), BACKEND_1, 62));
+    assert_eq!(current_phase(&fixture), Phase::HalfOpen);
+    fixture.set_backend(BackendId(10), ServiceId(1), BACKEND_1, false);
+    assert_packet_eq(&fixture.forwarded(&syn().build()), &to_backend(syn(), BACKEND_2, 62));
+    assert_eq!(fixture.connections().len(), 2, "the old entries are gone");
 }
