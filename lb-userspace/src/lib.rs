@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod describe;
+pub mod demo;
 pub mod expiry;
 pub mod health;
 pub mod interfaces;

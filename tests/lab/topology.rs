@@ -20,10 +20,9 @@ use lb_tests::{
 
 /// Everything on this machine that carries the instance in its name.
 fn traces(instance: Instance) -> Vec<String> {
-    let places = ["/run/netns".into(), "/sys/fs/bpf".into(), std::env::temp_dir()];
-    let names = places
-        .iter()
-        .flat_map(|place: &std::path::PathBuf| fs::read_dir(place).into_iter().flatten().flatten())
+    let names = ["/run/netns", "/sys/fs/bpf", "/run"]
+        .into_iter()
+        .flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten())
         .map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| Instance::of_name(name) == Some(instance)).collect()
 }

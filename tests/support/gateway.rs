@@ -249,8 +249,10 @@ impl Gateway {
     }
 
     fn stop(&mut self) -> Result<()> {
-        if self.agent.is_some() {
-            self.kill9()?;
+        if let Some(mut agent) = self.agent.take() {
+            // Fine if it has ended already: Ctrl-C at a terminal reaches the agent too.
+            agent.kill()?;
+            agent.wait()?;
         }
         output(self.command(["detach", "--pins"]).arg(&self.pins))?;
         Ok(())
@@ -269,7 +271,11 @@ impl Drop for Gateway {
 }
 
 /// The `xlb` to test: `XLB_BIN`, else the one of this build, else the other profile's.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("XLB_BIN") {
         return Ok(path.into());
     }

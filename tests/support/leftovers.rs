@@ -1,7 +1,7 @@
 //! Removing laboratories: one's own at its end, and what an earlier run left when it was killed.
 //!
-//! All that a laboratory makes outside its process carries its [`Instance`] in the name: namespaces, pin directories, temporary
-//! directories. So whoever finds one whose process is gone can remove it.
+//! All that a laboratory makes outside its process carries its [`Instance`] in the name: namespaces, pin directories, directories
+//! below `/run`. So whoever finds one whose process is gone can remove it.
 
 use std::{
     fmt, fs, io,
@@ -22,6 +22,12 @@ use crate::{namespace::NAMESPACES, wait::until_true};
 
 /// Where the BPF file system is mounted.
 pub const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+
+/// Where configuration, socket and logs are: writable for root alone, unlike `/tmp`.
+const RUN: &str = "/run";
+
+/// Everywhere a laboratory leaves names.
+const PLACES: [&str; 3] = [NAMESPACES, BPF_FILE_SYSTEM, RUN];
 
 const PREFIX: &str = "xlb-lab-";
 
@@ -67,9 +73,15 @@ impl Instance {
     ///
     /// When it can't be made.
     pub fn directory(self) -> Result<PathBuf> {
-        let path = std::env::temp_dir().join(self.to_string());
+        let path = Path::new(RUN).join(self.to_string());
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
+    }
+
+    /// What there is of it: namespaces, pins, directory. Empty once it is removed.
+    pub fn traces(self) -> Vec<PathBuf> {
+        let all = PLACES.iter().flat_map(|place| entries(Path::new(place)));
+        all.filter(|path| instance_of(path) == Some(self)).collect()
     }
 
     /// Whether its process still runs. A number that the kernel has given to another process meanwhile only delays the removal.
@@ -77,7 +89,7 @@ impl Instance {
         Path::new("/proc").join(self.process.to_string()).exists()
     }
 
-    /// Ends the processes in its namespaces, then removes namespaces, pins and temporary directory. What is gone is fine.
+    /// Ends the processes in its namespaces, then removes namespaces, pins and directory. What is gone is fine.
     ///
     /// # Errors
     ///
@@ -88,8 +100,8 @@ impl Instance {
         for namespace in entries(Path::new(NAMESPACES)).filter(belongs) {
             result = result.and(remove_namespace(&namespace));
         }
-        for parent in [Path::new(BPF_FILE_SYSTEM), &std::env::temp_dir()] {
-            for directory in entries(parent).filter(belongs) {
+        for parent in [BPF_FILE_SYSTEM, RUN] {
+            for directory in entries(Path::new(parent)).filter(belongs) {
                 let removed = ignore_missing(fs::remove_dir_all(&directory));
                 result = result.and(removed.with_context(|| format!("cannot remove {}", directory.display())));
             }
@@ -110,10 +122,9 @@ impl fmt::Display for Instance {
 ///
 /// As of [`Instance::remove`].
 pub fn remove_leftovers() -> Result<Vec<Instance>> {
-    let places = [NAMESPACES.into(), BPF_FILE_SYSTEM.into(), std::env::temp_dir()];
-    let mut dead: Vec<Instance> = places
+    let mut dead: Vec<Instance> = PLACES
         .iter()
-        .flat_map(|place: &PathBuf| entries(place))
+        .flat_map(|place| entries(Path::new(place)))
         .filter_map(|path| instance_of(&path))
         .filter(|instance| !instance.is_alive())
         .collect();

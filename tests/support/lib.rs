@@ -8,14 +8,18 @@
 //!
 //! A laboratory needs root. Device offloads stay at the kernel's defaults throughout.
 
+#[cfg(feature = "packets")]
 pub mod checksum;
 pub mod counters;
+#[cfg(feature = "packets")]
 pub mod diff;
 pub mod gateway;
 pub mod leftovers;
 pub mod names;
 pub mod namespace;
+#[cfg(feature = "packets")]
 pub mod packet;
+#[cfg(feature = "packets")]
 pub mod program;
 pub mod raw_program;
 pub mod topology;

@@ -1,8 +1,8 @@
 //! The command `lab`: the processes inside a laboratory, and a laboratory to look around in.
 
-use std::{io::Write as _, net::SocketAddr};
+use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lb_tests::{
     names,
@@ -21,20 +21,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve as a backend: answer a line (TCP) or datagram (UDP) holding a number with id, number and client address.
-    Serve {
-        /// What to answer as.
-        #[arg(long)]
-        id: u32,
-        /// TCP port.
-        #[arg(long)]
-        tcp: u16,
-        /// UDP port.
-        #[arg(long)]
-        udp: u16,
-        /// Port of the HTTP health endpoint: 200, or 503 between SIGUSR1 and SIGUSR2.
-        #[arg(long)]
-        http: u16,
-    },
+    Serve(Server),
     /// Build a laboratory with running backends, show its namespaces, and remove it on Ctrl-C.
     Up {
         /// Number of clients.
@@ -47,14 +34,8 @@ enum Command {
 }
 
 fn main() -> Result<()> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     match Arguments::parse().command {
-        Command::Serve { id, tcp, udp, http } => {
-            let server = Server { id, tcp, udp, http };
-            runtime
-                .block_on(server.run(say_ready))
-                .with_context(|| format!("backend {id}"))
-        }
+        Command::Serve(server) => server.serve(),
         Command::Up { clients, backends } => {
             let lab = Lab::with(LabOptions {
                 clients,
@@ -63,15 +44,10 @@ fn main() -> Result<()> {
             })?;
             let _backends = Backend::start_all(&lab.backends)?;
             show(&lab);
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(runtime.block_on(signal::ctrl_c())?)
         }
     }
-}
-
-fn say_ready() {
-    println!("ready");
-    // Whoever waits for the line is gone if this fails; the server need not care.
-    let _ = std::io::stdout().flush();
 }
 
 fn show(lab: &Lab) {

@@ -342,7 +342,7 @@ pub fn prepare() -> Result<()> {
 fn require_root() -> Result<()> {
     ensure!(
         geteuid().is_root(),
-        "a laboratory needs root: run through cargo xtask test, which uses sudo"
+        "network namespaces and BPF need root: use sudo, or cargo xtask, which does"
     );
     Ok(())
 }

@@ -10,8 +10,9 @@ mod status;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use lb_tests::traffic::server::Server;
 
-use crate::dataplane::pins::DEFAULT_DIRECTORY;
+use crate::{dataplane::pins::DEFAULT_DIRECTORY, demo};
 
 /// Layer-4 TCP/UDP NAT load balancer in XDP.
 #[derive(Parser)]
@@ -37,6 +38,14 @@ enum Command {
     Status(Status),
     /// Remove the data plane: links, programs, pins, nothing else. Forwarding ends, and with it every connection.
     Detach(Detach),
+    /// Show it all at work: clients, balancer and backends in network namespaces, with real traffic.
+    ///
+    /// Kills a backend and brings it back, checks what must hold meanwhile, and removes all it made. Needs root, changes nothing
+    /// outside of its own namespaces, and takes some seconds.
+    Demo(demo::Options),
+    /// Serve as a backend of the demo.
+    #[command(name = demo::BACKEND_COMMAND, hide = true)]
+    DemoBackend(Server),
 }
 
 #[derive(Args)]
@@ -98,6 +107,8 @@ impl Cli {
             Command::Check(Check { config, json }) => check::run(&config.config, json),
             Command::Status(Status { socket, json }) => status::run(&socket, json),
             Command::Detach(Detach { pins }) => detach::run(&pins.pins),
+            Command::Demo(options) => demo::run(options),
+            Command::DemoBackend(server) => server.serve().map(|()| ExitCode::SUCCESS),
         }
     }
 }

@@ -20,11 +20,35 @@ pub const PORT: u16 = 8080;
 /// Port of the health endpoint.
 pub const HEALTH_PORT: u16 = 8081;
 
-/// A running server in a namespace: `lab serve`. Ended when dropped.
+/// The beginning of a command line that serves as a backend, up to the options of [`super::server::Server`].
+#[derive(Clone, Debug)]
+pub struct ServeCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Its subcommand.
+    pub subcommand: &'static str,
+}
+
+impl ServeCommand {
+    /// `lab serve`.
+    ///
+    /// # Errors
+    ///
+    /// When the `lab` binary is missing.
+    pub fn lab() -> Result<Self> {
+        Ok(Self {
+            program: binary()?,
+            subcommand: "serve",
+        })
+    }
+}
+
+/// A running server in a namespace. Ended when dropped.
 #[derive(Debug)]
 pub struct Backend {
     namespace: Namespace,
     id: u32,
+    command: ServeCommand,
     process: Option<Child>,
 }
 
@@ -35,9 +59,19 @@ impl Backend {
     ///
     /// When the `lab` binary is missing or a port is taken.
     pub fn start(namespace: &Namespace, id: u32) -> Result<Self> {
+        Self::start_with(namespace, id, ServeCommand::lab()?)
+    }
+
+    /// As [`Backend::start`], with a given command.
+    ///
+    /// # Errors
+    ///
+    /// When the command can't be run or a port is taken.
+    pub fn start_with(namespace: &Namespace, id: u32, command: ServeCommand) -> Result<Self> {
         let mut backend = Self {
             namespace: namespace.clone(),
             id,
+            command,
             process: None,
         };
         backend.launch()?;
@@ -64,17 +98,17 @@ impl Backend {
     /// As of [`Backend::start`], and when it still runs.
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "backend {} runs already", self.id);
-        let binary = binary()?;
+        let ServeCommand { program, subcommand } = &self.command;
         let mut process = self
             .namespace
-            .command(&binary)
-            .args(["serve", "--id", &self.id.to_string()])
+            .command(program)
+            .args([subcommand, "--id", &self.id.to_string()])
             .args(["--tcp", &PORT.to_string(), "--udp", &PORT.to_string()])
             .args(["--http", &HEALTH_PORT.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot run {}", binary.display()))?;
+            .with_context(|| format!("cannot run {}", program.display()))?;
         let stdout = process.stdout.take().context("no stdout")?;
         self.process = Some(process);
         let mut line = String::new();

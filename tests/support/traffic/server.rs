@@ -1,7 +1,7 @@
 //! The server of a backend: one thread, until its process ends.
 
 use std::{
-    io,
+    io::{self, Write as _},
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -9,31 +9,45 @@ use std::{
     },
 };
 
+use anyhow::{Context as _, Result};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     signal::unix::{SignalKind, signal},
 };
 
-use super::Answer;
+use super::{Answer, client::block_on};
 
 /// Connections that may wait to be accepted; more than any test opens at once.
 const BACKLOG: u32 = 4096;
 
-/// What to serve.
-#[derive(Clone, Copy, Debug)]
+/// What to serve; also the options of a command that does.
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Server {
     /// What it answers as.
+    #[arg(long)]
     pub id: u32,
     /// TCP port of the line protocol.
+    #[arg(long)]
     pub tcp: u16,
     /// UDP port of the line protocol.
+    #[arg(long)]
     pub udp: u16,
     /// Port of the health endpoint: HTTP, status 200, or 503 between SIGUSR1 and SIGUSR2.
+    #[arg(long)]
     pub http: u16,
 }
 
 impl Server {
+    /// Serves until the process is ended. Says `ready` on stdout when all ports are open: [`super::backend::Backend`] waits for it.
+    ///
+    /// # Errors
+    ///
+    /// When a port is taken.
+    pub fn serve(self) -> Result<()> {
+        block_on(self.run(say_ready))?.with_context(|| format!("backend {}", self.id))
+    }
+
     /// Opens all sockets, calls `ready`, and serves forever.
     ///
     /// # Errors
@@ -64,6 +78,12 @@ impl Server {
             }
         }
     }
+}
+
+fn say_ready() {
+    println!("ready");
+    // Whoever waits for the line is gone if this fails; the server need not care.
+    let _ = io::stdout().flush();
 }
 
 fn listen(port: u16) -> io::Result<TcpListener> {
