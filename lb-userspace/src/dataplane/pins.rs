@@ -8,6 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
 /// Where the pins are unless `--pins` says otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/sys/fs/bpf/xlb";
 
@@ -31,6 +36,12 @@ pub enum PinsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An agent runs with it.
+    #[error("{directory} is in use by a running xlb; stop that one first, its data plane goes on forwarding")]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// A file operation failed.
     #[error("cannot {operation} {path}: {source}")]
     Io {
@@ -43,10 +54,17 @@ pub enum PinsError {
     },
 }
 
+/// The right to change what is pinned, which one process at a time has. It ends with the process, however that ends.
+#[derive(Debug)]
+pub struct PinsLock {
+    _directory: Flock<fs::File>,
+}
+
 /// A pin directory that belongs to this user and nobody else can write to.
 #[derive(Clone, Debug)]
 pub struct Pins {
     directory: PathBuf,
+    made: bool,
 }
 
 impl Pins {
@@ -58,9 +76,9 @@ impl Pins {
                 directory: directory.to_owned(),
             });
         }
-        match fs::DirBuilder::new().mode(0o700).create(directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        let made = match fs::DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(source) => {
                 return Err(PinsError::Io {
                     operation: "create",
@@ -68,9 +86,10 @@ impl Pins {
                     source,
                 });
             }
-        }
+        };
         let pins = Self {
             directory: directory.to_owned(),
+            made,
         };
         pins.check_owner()?;
         Ok(pins)
@@ -78,8 +97,16 @@ impl Pins {
 
     /// Opens the directory if it is there.
     pub fn open(directory: &Path) -> Result<Option<Self>, PinsError> {
+        let parent = directory.parent().unwrap_or(directory);
+        if parent.exists() && !is_bpffs(parent) {
+            // What is pinned may well be there, out of sight.
+            return Err(PinsError::NotBpffs {
+                directory: directory.to_owned(),
+            });
+        }
         let pins = Self {
             directory: directory.to_owned(),
+            made: false,
         };
         match fs::symlink_metadata(directory) {
             Ok(_) => {
@@ -120,6 +147,32 @@ impl Pins {
             return Err(untrusted(format!("its mode is {mode:04o}, expected 0700")));
         }
         Ok(())
+    }
+
+    /// Makes sure that no other process changes what is pinned while the result is held.
+    ///
+    /// # Errors
+    ///
+    /// [`PinsError::InUse`] when another one holds it.
+    pub fn lock(&self) -> Result<PinsLock, PinsError> {
+        let error = |source| PinsError::Io {
+            operation: "lock",
+            path: self.directory.clone(),
+            source,
+        };
+        let directory = fs::File::open(&self.directory).map_err(error)?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(PinsLock { _directory: lock }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(PinsError::InUse {
+                directory: self.directory.clone(),
+            }),
+            Err((_, errno)) => Err(error(errno.into())),
+        }
+    }
+
+    /// Whether [`Self::create`] made the directory, rather than finding it.
+    pub const fn is_new(&self) -> bool {
+        self.made
     }
 
     /// The directory itself.

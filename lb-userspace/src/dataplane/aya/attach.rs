@@ -4,7 +4,7 @@
 //! the link, and the interface never sees a detach. In generic mode a tc program stands behind it, see `lb-ebpf`'s `attachment.rs`;
 //! it is attached first and detached last, so that no packet falls between the two.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use aya::{
     Ebpf,
@@ -20,7 +20,7 @@ use aya::{
     sys::SyscallError,
 };
 use lb_common::maps::programs;
-use tracing::{info, warn};
+use tracing::{error, warn};
 
 use crate::{
     dataplane::pins::{Pins, PinsError},
@@ -43,8 +43,8 @@ pub struct Device {
 pub struct Attached {
     /// [`XdpMode::Native`] or [`XdpMode::Generic`].
     pub mode: XdpMode,
-    /// Whether the link was there before, and only its program was replaced.
-    pub replaced: bool,
+    /// The mode in which the packet path was attached before, if it was. If it is the same, only the program was replaced.
+    pub before: Option<XdpMode>,
 }
 
 /// Why a program can't be attached or detached.
@@ -98,47 +98,74 @@ where
     }
 }
 
-/// Priority and handle of the tc filter. Fixed, so that a new agent finds and replaces the old one's.
+/// Priority and handle of the tc filter. Fixed, so that a new agent finds and replaces the old one's; the handle is one that nobody
+/// else picks, because a filter with the same is replaced.
 const TC_PRIORITY: u16 = 1;
-const TC_HANDLE: TcHandle = TcHandle::new(0, 1);
+const TC_HANDLE: TcHandle = TcHandle::new(0, 0x786c);
 
-/// Attaches the program that fits, or replaces the one that is there.
+/// Attaches the program that fits, or replaces the one that is there. On failure the interface is as it was.
 pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, wanted: XdpMode) -> Result<Attached, AttachError> {
     let pin = pins.link(device.ifindex);
+    let mut before = None;
     if let Some((link, mode)) = existing(&pin) {
-        if wanted == XdpMode::Auto || wanted == mode {
-            match replace(ebpf, device, link, mode) {
-                Ok(()) => return Ok(Attached { mode, replaced: true }),
-                // The interface of this link is gone, and its index was given out anew.
-                Err(error) => {
-                    warn!(interface = device.name, %error, "cannot replace the program in place, attaching anew")
-                }
-            }
+        before = Some(mode);
+        if wanted != XdpMode::Auto && wanted != mode {
+            // Native and generic exclude each other on an interface, so for a moment there is none. Not longer than needed.
+            loaded(ebpf, device, program_name(device, wanted))?;
+        } else if replace(ebpf, device, link, mode)? {
+            return Ok(Attached { mode, before });
+        } else {
+            warn!(
+                interface = device.name,
+                "the link is that of an interface that is gone, attaching anew"
+            );
+            before = None;
         }
         pins.remove(&pin)?;
     }
-    let mode = match wanted {
-        XdpMode::Generic => XdpMode::Generic,
-        XdpMode::Native => attach_xdp(ebpf, &pin, device, XdpMode::Native)?,
-        XdpMode::Auto => match attach_xdp(ebpf, &pin, device, XdpMode::Native) {
+    let result = attach_new(ebpf, &pin, device, wanted);
+    match (&result, before) {
+        (Ok(XdpMode::Native), Some(XdpMode::Generic)) => detach_tc(device)?,
+        (Err(_), Some(mode)) => {
+            if let Err(error) = attach_new(ebpf, &pin, device, mode) {
+                error!(interface = device.name, %error, "cannot attach the packet path in its former mode again");
+            }
+        }
+        _ => {}
+    }
+    result.map(|mode| Attached { mode, before })
+}
+
+/// Attaches to an interface that has no link of ours; returns the mode. On failure nothing is attached.
+fn attach_new(ebpf: &mut Ebpf, pin: &Path, device: &Device, wanted: XdpMode) -> Result<XdpMode, AttachError> {
+    match wanted {
+        XdpMode::Generic => {
+            attach_tc(ebpf, device)?;
+            let result = attach_xdp(ebpf, pin, device, XdpMode::Generic);
+            if result.is_err() {
+                detach_tc(device)?;
+            }
+            result
+        }
+        XdpMode::Native => attach_xdp(ebpf, pin, device, XdpMode::Native),
+        XdpMode::Auto => match attach_xdp(ebpf, pin, device, XdpMode::Native) {
             Err(AttachError::NativeUnsupported { interface, source }) => {
                 warn!(interface, reason = %source, "no native XDP here, falling back to generic mode, which is slower");
-                XdpMode::Generic
+                attach_new(ebpf, pin, device, XdpMode::Generic)
             }
-            other => other?,
+            other => other,
         },
-    };
-    if mode == XdpMode::Generic {
-        attach_tc(ebpf, device)?;
-        attach_xdp(ebpf, &pin, device, XdpMode::Generic)?;
     }
-    Ok(Attached { mode, replaced: false })
 }
 
 /// Takes the programs off an interface. `device` is `None` when the interface is gone.
 pub(super) fn detach(pins: &Pins, ifindex: u32, device: Option<&Device>) -> Result<(), AttachError> {
     pins.remove(&pins.link(ifindex))?;
-    let Some(device) = device else { return Ok(()) };
+    device.map_or(Ok(()), detach_tc)
+}
+
+/// Takes the tc program off an interface; one that is not there is fine.
+fn detach_tc(device: &Device) -> Result<(), AttachError> {
     match qdisc_detach_program(&device.name, TcAttachType::Ingress, programs::TC) {
         Ok(()) => Ok(()),
         Err(TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -158,7 +185,7 @@ const fn program_name(device: &Device, mode: XdpMode) -> &'static str {
 }
 
 /// The pinned link and the mode it is attached in, which the name of its program tells.
-fn existing(pin: &PathBuf) -> Option<(PinnedLink, XdpMode)> {
+fn existing(pin: &Path) -> Option<(PinnedLink, XdpMode)> {
     let link = PinnedLink::from_pin(pin).ok()?;
     let info = FdLink::from(PinnedLink::from_pin(pin).ok()?).info().ok()?;
     let program = loaded_programs()
@@ -188,22 +215,30 @@ fn loaded<'a>(ebpf: &'a mut Ebpf, device: &Device, name: &'static str) -> Result
     Ok(program)
 }
 
-/// Puts the new program into the link that is there.
-fn replace(ebpf: &mut Ebpf, device: &Device, link: PinnedLink, mode: XdpMode) -> Result<(), AttachError> {
+/// Puts the new program into the link that is there. `false`: its interface is gone, and the index was given out anew.
+fn replace(ebpf: &mut Ebpf, device: &Device, link: PinnedLink, mode: XdpMode) -> Result<bool, AttachError> {
     if mode == XdpMode::Generic {
         attach_tc(ebpf, device)?;
     }
     let error = || kernel::<ProgramError>("replace the program of", &device.name);
     let program = loaded(ebpf, device, program_name(device, mode))?;
     let link = XdpLink::try_from(FdLink::from(link)).map_err(kernel("use the pinned link of", &device.name))?;
-    let id = program.attach_to_link(link).map_err(error())?;
-    // The pin holds the link; without this, dropping the program would close it, which is fine, but not detach it.
-    drop(program.take_link(id).map_err(error())?);
-    info!(interface = device.name, mode = ?mode, "program replaced in place");
-    Ok(())
+    match program.attach_to_link(link) {
+        Ok(id) => {
+            // The pin holds the link; without this, dropping the program would close it, which is fine, but not detach it.
+            drop(program.take_link(id).map_err(error())?);
+            Ok(true)
+        }
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.raw_os_error() == Some(libc::ENOLINK) =>
+        {
+            Ok(false)
+        }
+        Err(source) => Err(error()(source)),
+    }
 }
 
-fn attach_xdp(ebpf: &mut Ebpf, pin: &PathBuf, device: &Device, mode: XdpMode) -> Result<XdpMode, AttachError> {
+fn attach_xdp(ebpf: &mut Ebpf, pin: &Path, device: &Device, mode: XdpMode) -> Result<XdpMode, AttachError> {
     let program = loaded(ebpf, device, program_name(device, mode))?;
     let flags = if mode == XdpMode::Generic {
         AyaMode::Skb
