@@ -7,7 +7,7 @@ use std::{collections::HashSet, io, net::IpAddr};
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 use rtnetlink::Handle;
 
@@ -86,13 +86,17 @@ fn device(link: &LinkMessage) -> Option<Device> {
         _ => None,
     })?;
     // Interfaces made by software carry their kind (veth, tun, bridge ...); those of hardware drivers carry none.
-    let is_virtual = link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| matches!(info, LinkInfo::Kind(_))),
-        _ => false,
+    let kind = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind),
+            _ => None,
+        }),
+        _ => None,
     });
     Some(Device {
         name,
         ifindex: link.header.index,
-        is_virtual,
+        is_virtual: kind.is_some(),
+        is_tun: kind.is_some_and(|kind| *kind == InfoKind::Tun),
     })
 }

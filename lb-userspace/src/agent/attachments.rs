@@ -1,46 +1,86 @@
 //! Which interfaces the packet path is attached to.
 
-use anyhow::Result;
-use tracing::info;
+use anyhow::{Context as _, Result};
+use tracing::{error, info};
 
 use super::{Shared, lock};
-use crate::{api::status::Interface, dataplane::aya::Device, model::XdpMode};
+use crate::{
+    api::status::Interface,
+    dataplane::aya::{Attached, AyaDataplane, Device},
+    interfaces,
+    model::XdpMode,
+};
 
-/// Attaches to the interfaces that shall have the packet path, then takes it off those that shall not.
-pub(super) fn apply(shared: &Shared, wanted: &[(Device, XdpMode)]) -> Result<()> {
+/// Attaches to the interfaces that shall have the packet path, and replaces the programs of those that have it. On failure the
+/// interfaces are as they were.
+pub(super) fn extend(shared: &Shared, wanted: &[(Device, XdpMode)]) -> Result<()> {
     let mut dataplane = lock(&shared.dataplane);
-    let before = std::mem::take(&mut lock(&shared.observed).interfaces);
-    let mut interfaces = Vec::with_capacity(wanted.len());
-    for (device, mode) in wanted {
-        let attached = dataplane.attach(device, *mode)?;
-        let verb = if attached.replaced {
-            "replaced in place"
-        } else {
-            "attached"
-        };
-        info!(interface = device.name, mode = ?attached.mode, "packet path {verb}");
-        interfaces.push(Interface {
+    let there = dataplane.attached()?;
+    let mut done: Vec<(&Device, Attached)> = Vec::with_capacity(wanted.len());
+    // Those without the packet path first: if one is refused, the traffic through the others has not felt anything.
+    let (present, new): (Vec<_>, Vec<_>) = wanted.iter().partition(|(device, _)| there.contains(&device.ifindex));
+    for (device, mode) in new.into_iter().chain(present) {
+        match dataplane.attach(device, *mode) {
+            Ok(attached) => {
+                let verb = if attached.before == Some(attached.mode) {
+                    "replaced in place"
+                } else {
+                    "attached"
+                };
+                info!(interface = device.name, mode = ?attached.mode, "packet path {verb}");
+                done.push((device, attached));
+            }
+            Err(error) => {
+                undo(&mut dataplane, &done);
+                return Err(error.into());
+            }
+        }
+    }
+    let mut interfaces: Vec<Interface> = done
+        .iter()
+        .map(|(device, attached)| Interface {
             name: device.name.clone(),
             ifindex: device.ifindex,
             xdp_mode: attached.mode,
-        });
+        })
+        .collect();
+    interfaces.sort_by_key(|interface| {
+        wanted
+            .iter()
+            .position(|(device, _)| device.ifindex == interface.ifindex)
+    });
+    let mut observed = lock(&shared.observed);
+    observed.interfaces = interfaces;
+    observed.devices = wanted.to_vec();
+    Ok(())
+}
+
+/// Takes back what was attached.
+fn undo(dataplane: &mut AyaDataplane, done: &[(&Device, Attached)]) {
+    for (device, attached) in done {
+        let undone = match attached.before {
+            None => dataplane.detach(device.ifindex, Some(device)),
+            Some(before) if before != attached.mode => dataplane.attach(device, before).map(drop),
+            Some(_) => Ok(()),
+        };
+        if let Err(error) = undone {
+            error!(interface = device.name, %error, "cannot take back what was attached");
+        }
     }
+}
+
+/// Takes the packet path off the interfaces that shall not have it any more.
+pub(super) async fn prune(shared: &Shared, wanted: &[(Device, XdpMode)]) -> Result<()> {
+    let present = interfaces::list().await.context("cannot list the interfaces")?;
+    let dataplane = lock(&shared.dataplane);
     for ifindex in dataplane.attached()? {
         if wanted.iter().any(|(device, _)| device.ifindex == ifindex) {
             continue;
         }
-        let name = before
-            .iter()
-            .find(|interface| interface.ifindex == ifindex)
-            .map(|interface| interface.name.clone());
-        let device = name.map(|name| Device {
-            name,
-            ifindex,
-            is_virtual: false,
-        });
-        dataplane.detach(ifindex, device.as_ref())?;
-        info!(ifindex, "packet path detached");
+        let device = present.iter().find(|device| device.ifindex == ifindex);
+        dataplane.detach(ifindex, device)?;
+        let name = device.map_or("gone", |device| &device.name);
+        info!(interface = name, ifindex, "packet path detached");
     }
-    lock(&shared.observed).interfaces = interfaces;
     Ok(())
 }

@@ -52,12 +52,14 @@ pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
 pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
     let model = Arc::clone(shared.store.state().model());
     let host_ports = host::ports_of_own_sockets(&model.snat).await;
-    let ways = shared.ways.borrow().clone();
-    let desired = Desired::new(&shared.store.state(), &ways, host_ports);
-
     let worker = Arc::clone(shared);
-    let result =
-        tokio::task::spawn_blocking(move || reconciler::reconcile(&mut *lock(&worker.dataplane), &desired)).await?;
+    let result = tokio::task::spawn_blocking(move || {
+        let mut dataplane = lock(&worker.dataplane);
+        // Not before: who waited for the data plane must not write what was desired before the other one's write.
+        let desired = Desired::new(&worker.store.state(), &worker.ways.borrow(), host_ports);
+        reconciler::reconcile(&mut *dataplane, &desired)
+    })
+    .await?;
     let mut observed = lock(&shared.observed);
     match result {
         Ok(report) => {

@@ -15,13 +15,15 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::JoinSet,
+    time::sleep,
 };
 use tracing::{error, info, warn};
 
@@ -32,16 +34,19 @@ use crate::{
     },
     config::{self, ConfigError, Loaded},
     dataplane::{
-        aya::{AyaDataplane, Options, remove_all},
-        pins::Pins,
+        aya::{AyaDataplane, Device, Options, remove_all},
+        pins::{Pins, PinsLock},
     },
     describe::describe,
     expiry::Sweep,
     health,
-    model::{Model, store::Store},
+    model::{Model, XdpMode, store::Store},
     netlink::{self, Ways},
     reconciler::{self, Report},
 };
+
+/// Pause before routes and neighbours are followed again after netlink failed.
+const NETLINK_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the parts of a running agent share.
 struct Shared {
@@ -54,6 +59,8 @@ struct Shared {
     ways: watch::Receiver<Ways>,
     dataplane: Mutex<AyaDataplane>,
     observed: Mutex<Observed>,
+    /// Two agents on the same maps would undo each other's work.
+    _pins_lock: PinsLock,
 }
 
 /// What the parts last saw, for `xlb status`.
@@ -62,6 +69,8 @@ struct Observed {
     report: Report,
     sweep: Sweep,
     interfaces: Vec<Interface>,
+    /// What was asked for when `interfaces` came to be.
+    devices: Vec<(Device, XdpMode)>,
     last_reload: Option<Reload>,
     problem: Option<String>,
 }
@@ -75,36 +84,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// # Errors
 ///
-/// Why it can't start.
+/// Why it can't start, or can't go on.
 pub async fn run(config: &Path, pins: &Path) -> Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let mut interrupts = signal(SignalKind::interrupt())?;
 
-    let shared = start(config, pins).await?;
-    let socket = Socket::bind(&shared.store.state().model().socket.clone()).await?;
-    let tasks = [
-        tokio::spawn(control::keep_reconciled(Arc::clone(&shared))),
-        tokio::spawn(control::sweep_regularly(Arc::clone(&shared))),
-        tokio::spawn(health::run(Arc::clone(&shared.store))),
-        tokio::spawn(report::serve(socket, Arc::clone(&shared))),
-    ];
+    let (shared, socket) = start(config, pins).await?;
+    let mut parts = JoinSet::new();
+    parts.spawn(control::keep_reconciled(Arc::clone(&shared)));
+    parts.spawn(control::sweep_regularly(Arc::clone(&shared)));
+    parts.spawn(health::run(Arc::clone(&shared.store)));
+    parts.spawn(report::serve(socket, Arc::clone(&shared)));
     info!("ready");
 
-    loop {
+    let outcome = loop {
         tokio::select! {
             _ = hangups.recv() => reload(&shared).await,
-            _ = terminations.recv() => break,
-            _ = interrupts.recv() => break,
+            _ = terminations.recv() => break Ok(()),
+            _ = interrupts.recv() => break Ok(()),
+            // None of them ends by itself. Half an agent that seems to run would be worse than none.
+            _ = parts.join_next() => break Err(anyhow!("a part of the agent ended, see the log; start it anew")),
         }
-    }
-    for task in &tasks {
-        task.abort();
-    }
-    for task in tasks {
-        // Waiting lets each drop what it holds, the socket's file among it.
-        let _cancelled = task.await;
-    }
+    };
+    // Waits until each has dropped what it holds, the socket's file among it.
+    parts.shutdown().await;
     let interfaces: Vec<String> = lock(&shared.observed)
         .interfaces
         .iter()
@@ -114,22 +118,31 @@ pub async fn run(config: &Path, pins: &Path) -> Result<()> {
         interfaces = interfaces.join(","),
         "agent stops; the data plane goes on forwarding without it, without health checks. `xlb detach` removes it"
     );
-    Ok(())
+    outcome
 }
 
 /// Does everything up to the first packet.
-async fn start(config: &Path, directory: &Path) -> Result<Arc<Shared>> {
+async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)> {
     let Loaded { model, warnings } = config::load(config)?;
     log_warnings(config, &warnings);
     let devices = host::devices(&model).await?;
-    Socket::check_free(&model.socket).await?;
+    let socket = Socket::bind(&model.socket).await?;
 
     let pins = Pins::create(directory)?;
+    let pins_lock = pins.lock()?;
     let options = Options {
         max_connections: model.connections.max,
         max_half_open: model.connections.half_open_max,
     };
-    let dataplane = AyaDataplane::open(pins.clone(), options)?;
+    let dataplane = match AyaDataplane::open(pins.clone(), options) {
+        Ok(dataplane) => dataplane,
+        Err(error) => {
+            if pins.is_new() {
+                remove_what_was_made(pins, &[]);
+            }
+            return Err(error.into());
+        }
+    };
     let adopted = dataplane.is_adopted();
     info!(version = env!("CARGO_PKG_VERSION"), pins = %directory.display(), adopted, "data plane loaded");
 
@@ -149,67 +162,90 @@ async fn start(config: &Path, directory: &Path) -> Result<Arc<Shared>> {
         ways: ways.subscribe(),
         dataplane: Mutex::new(dataplane),
         observed: Mutex::default(),
+        _pins_lock: pins_lock,
     });
-    follow_ways(&shared, ways);
+    tokio::spawn(follow_ways(shared.targets.subscribe(), ways));
 
-    let outcome = async {
-        control::reconcile(&shared).await?;
-        attachments::apply(&shared, &devices)
-    };
-    if let Err(error) = outcome.await {
+    if let Err(error) = put_in_force(&shared, &devices).await {
         if !adopted {
             // Nothing was forwarding before, so nothing is lost; a half-attached data plane would be worse than none.
             let devices: Vec<_> = devices.iter().map(|(device, _)| device.clone()).collect();
-            if let Err(error) = remove_all(pins, &devices) {
-                warn!(%error, "cannot remove what this start made; `xlb detach` does");
-            }
+            remove_what_was_made(pins, &devices);
         }
         return Err(error);
     }
-    Ok(shared)
+    Ok((shared, socket))
+}
+
+/// Fills the maps and attaches to the interfaces, at a start.
+async fn put_in_force(shared: &Arc<Shared>, devices: &[(Device, XdpMode)]) -> Result<()> {
+    if shared.adopted {
+        // As with a reload: what can be refused comes before what changes the traffic.
+        attachments::extend(shared, devices)?;
+        control::reconcile(shared).await?;
+    } else {
+        control::reconcile(shared).await?;
+        attachments::extend(shared, devices)?;
+    }
+    attachments::prune(shared, devices).await
+}
+
+/// Takes back a start that failed.
+fn remove_what_was_made(pins: Pins, devices: &[Device]) {
+    if let Err(error) = remove_all(pins, devices) {
+        warn!(%error, "cannot remove what this start made; `xlb detach` does");
+    }
 }
 
 /// Keeps the ways to the backends known from here on.
-fn follow_ways(shared: &Shared, ways: watch::Sender<Ways>) {
-    let targets = shared.targets.subscribe();
-    tokio::spawn(async move {
-        if let Err(error) = netlink::run(targets, ways).await {
-            error!(%error, "routes and neighbours are not followed any more; start the agent anew");
-        }
-    });
+async fn follow_ways(targets: watch::Receiver<BTreeSet<IpAddr>>, ways: watch::Sender<Ways>) {
+    while let Err(error) = netlink::run(targets.clone(), ways.clone()).await {
+        error!(%error, "routes and neighbours are not followed, trying again");
+        sleep(NETLINK_PAUSE).await;
+    }
 }
 
 /// Reads the file again. A file with an error changes nothing.
 async fn reload(shared: &Arc<Shared>) {
-    let result = try_reload(shared).await;
+    let error = try_reload(shared).await.err().map(|error| describe(&error));
     let at = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let error = match result {
-        Ok(()) => {
-            info!(config = %shared.config.display(), "reloaded");
-            None
-        }
-        Err(error) => {
-            error!("reload refused, nothing has changed:");
-            for line in describe(&error).lines() {
-                error!("{line}");
-            }
-            Some(describe(&error))
-        }
+    // Before the log: who has read there that it is done may ask for the status.
+    lock(&shared.observed).last_reload = Some(Reload {
+        at,
+        error: error.clone(),
+    });
+    let Some(error) = error else {
+        info!(config = %shared.config.display(), "reloaded");
+        return;
     };
-    lock(&shared.observed).last_reload = Some(Reload { at, error });
+    error!("reload refused, nothing has changed:");
+    for line in error.lines() {
+        error!("{line}");
+    }
 }
 
+/// What can be refused comes first, and is taken back if something later fails.
 async fn try_reload(shared: &Arc<Shared>) -> Result<()> {
     let Loaded { model, warnings } = config::load(&shared.config)?;
     log_warnings(&shared.config, &warnings);
     let devices = host::devices(&model).await?;
-    warn_of_fixed(&shared.store.state().model().clone(), &model);
-    let model = Arc::new(model);
-    shared.store.replace_model(Arc::clone(&model));
-    control::reconcile(shared).await?;
-    attachments::apply(shared, &devices)
+    let former = lock(&shared.observed).devices.clone();
+    let before = shared.store.state().clone();
+    attachments::extend(shared, &devices)?;
+    warn_of_fixed(before.model(), &model);
+    shared.store.replace_model(Arc::new(model));
+    if let Err(error) = control::reconcile(shared).await {
+        shared.store.restore(before);
+        control::reconcile(shared)
+            .await
+            .context("nor can what was before be put in force")?;
+        attachments::extend(shared, &former)?;
+        attachments::prune(shared, &former).await?;
+        return Err(error);
+    }
+    attachments::prune(shared, &devices).await
 }
 
 /// Says which changes wait for a restart.

@@ -14,6 +14,7 @@ pub(super) fn run(directory: &Path) -> Result<ExitCode> {
         println!("nothing is attached: {} does not exist", directory.display());
         return Ok(ExitCode::SUCCESS);
     };
+    let _lock = pins.lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let devices = runtime
         .block_on(interfaces::list())

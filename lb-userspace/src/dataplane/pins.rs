@@ -8,6 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+use crate::model::XdpMode;
+
 /// Where the pins are unless `--pins` says otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/sys/fs/bpf/xlb";
 
@@ -31,6 +38,12 @@ pub enum PinsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An agent runs with it.
+    #[error("{directory} is in use by a running xlb; stop that one first, its data plane goes on forwarding")]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// A file operation failed.
     #[error("cannot {operation} {path}: {source}")]
     Io {
@@ -43,10 +56,17 @@ pub enum PinsError {
     },
 }
 
+/// The right to change what is pinned, which one process at a time has. It ends with the process, however that ends.
+#[derive(Debug)]
+pub struct PinsLock {
+    _directory: Flock<fs::File>,
+}
+
 /// A pin directory that belongs to this user and nobody else can write to.
 #[derive(Clone, Debug)]
 pub struct Pins {
     directory: PathBuf,
+    made: bool,
 }
 
 impl Pins {
@@ -58,9 +78,9 @@ impl Pins {
                 directory: directory.to_owned(),
             });
         }
-        match fs::DirBuilder::new().mode(0o700).create(directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        let made = match fs::DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(source) => {
                 return Err(PinsError::Io {
                     operation: "create",
@@ -68,9 +88,10 @@ impl Pins {
                     source,
                 });
             }
-        }
+        };
         let pins = Self {
             directory: directory.to_owned(),
+            made,
         };
         pins.check_owner()?;
         Ok(pins)
@@ -78,8 +99,16 @@ impl Pins {
 
     /// Opens the directory if it is there.
     pub fn open(directory: &Path) -> Result<Option<Self>, PinsError> {
+        let parent = directory.parent().unwrap_or(directory);
+        if parent.exists() && !is_bpffs(parent) {
+            // What is pinned may well be there, out of sight.
+            return Err(PinsError::NotBpffs {
+                directory: directory.to_owned(),
+            });
+        }
         let pins = Self {
             directory: directory.to_owned(),
+            made: false,
         };
         match fs::symlink_metadata(directory) {
             Ok(_) => {
@@ -122,6 +151,32 @@ impl Pins {
         Ok(())
     }
 
+    /// Makes sure that no other process changes what is pinned while the result is held.
+    ///
+    /// # Errors
+    ///
+    /// [`PinsError::InUse`] when another one holds it.
+    pub fn lock(&self) -> Result<PinsLock, PinsError> {
+        let error = |source| PinsError::Io {
+            operation: "lock",
+            path: self.directory.clone(),
+            source,
+        };
+        let directory = fs::File::open(&self.directory).map_err(error)?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(PinsLock { _directory: lock }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(PinsError::InUse {
+                directory: self.directory.clone(),
+            }),
+            Err((_, errno)) => Err(error(errno.into())),
+        }
+    }
+
+    /// Whether [`Self::create`] made the directory, rather than finding it.
+    pub const fn is_new(&self) -> bool {
+        self.made
+    }
+
     /// The directory itself.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -132,9 +187,14 @@ impl Pins {
         self.directory.join(name)
     }
 
-    /// Where the XDP link of an interface is pinned. By index, since a name may hold a dot, which bpffs refuses.
-    pub fn link(&self, ifindex: u32) -> PathBuf {
-        self.directory.join(format!("{LINK_PREFIX}{ifindex}"))
+    /// Where the XDP link of an interface is pinned. By index, since a name may hold a dot, which bpffs refuses. The mode is part of
+    /// the name, since asking the kernel for it takes more privileges than the agent needs otherwise.
+    pub fn link(&self, ifindex: u32, mode: XdpMode) -> PathBuf {
+        let prefix = match mode {
+            XdpMode::Generic => GENERIC_LINK,
+            XdpMode::Native | XdpMode::Auto => NATIVE_LINK,
+        };
+        self.directory.join(format!("{prefix}{ifindex}"))
     }
 
     /// Where the tc link of an interface in generic mode is pinned.
@@ -142,22 +202,57 @@ impl Pins {
         self.directory.join(format!("tc-{ifindex}"))
     }
 
+    /// Where the slots of a service are pinned, for a later agent to read.
+    pub fn slots(&self, service: u32) -> PathBuf {
+        self.directory.join(format!("{SLOTS}{service}"))
+    }
+
+    /// Where slots are pinned that are about to come into force.
+    pub fn coming_slots(&self, service: u32) -> PathBuf {
+        self.directory.join(format!("{COMING_SLOTS}{service}"))
+    }
+
     /// Indices of the interfaces that have a pinned XDP link.
     pub fn links(&self) -> Result<Vec<u32>, PinsError> {
+        let index = |name: &str| {
+            let prefixes = [NATIVE_LINK, GENERIC_LINK];
+            prefixes
+                .iter()
+                .find_map(|prefix| name.strip_prefix(prefix)?.parse().ok())
+        };
+        Ok(self.names()?.iter().filter_map(|name| index(name)).collect())
+    }
+
+    /// Removes the slots of all services.
+    pub fn remove_slots(&self) -> Result<(), PinsError> {
+        let slots = |name: &&String| [SLOTS, COMING_SLOTS].iter().any(|prefix| name.starts_with(prefix));
+        self.names()?
+            .iter()
+            .filter(slots)
+            .try_for_each(|name| self.remove(&self.directory.join(name)))
+    }
+
+    /// Names of everything that is pinned.
+    fn names(&self) -> Result<Vec<String>, PinsError> {
         let error = |source| PinsError::Io {
             operation: "list",
             path: self.directory.clone(),
             source,
         };
-        let mut links = Vec::new();
+        let mut names = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(error)? {
-            let name = entry.map_err(error)?.file_name();
-            let index: Option<u32> = name
-                .to_str()
-                .and_then(|name| name.strip_prefix(LINK_PREFIX)?.parse().ok());
-            links.extend(index);
+            names.extend(entry.map_err(error)?.file_name().into_string());
         }
-        Ok(links)
+        Ok(names)
+    }
+
+    /// Gives a pin another name, in place of what has that name.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<(), PinsError> {
+        fs::rename(from, to).map_err(|source| PinsError::Io {
+            operation: "rename",
+            path: from.to_owned(),
+            source,
+        })
     }
 
     /// Removes a pin; one that is not there is fine.
@@ -182,7 +277,10 @@ impl Pins {
     }
 }
 
-const LINK_PREFIX: &str = "xdp-";
+const NATIVE_LINK: &str = "xdp-native-";
+const GENERIC_LINK: &str = "xdp-generic-";
+const SLOTS: &str = "slots-";
+const COMING_SLOTS: &str = "coming-slots-";
 
 fn is_bpffs(path: &Path) -> bool {
     nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)

@@ -183,6 +183,11 @@ impl Store {
         self.state.send_modify(|state| *state = State::next(model, Some(state)));
     }
 
+    /// Puts back what was in force before, with the health of that time.
+    pub fn restore(&self, state: State) {
+        self.state.send_replace(state);
+    }
+
     /// Lets a backend that has no result yet start with the health that the data plane shows (see
     /// [`adoptable`](crate::reconciler::adoptable)): the agent's restart is no reason to interrupt traffic.
     pub fn adopt(&self, service: &str, backend: SocketAddr, status: Status) {

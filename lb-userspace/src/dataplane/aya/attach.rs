@@ -4,20 +4,17 @@
 //! the link, and the interface never sees a detach. In generic mode a tc program stands behind it, see `lb-ebpf`'s `attachment.rs`;
 //! it is attached first and detached last, so that no packet falls between the two.
 
-use std::path::PathBuf;
-
 use aya::{
     Ebpf,
     programs::{
         ProgramError, Xdp, XdpMode as AyaMode,
         links::{FdLink, PinnedLink},
-        loaded_programs,
         xdp::XdpLink,
     },
     sys::SyscallError,
 };
 use lb_common::maps::programs;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, warn};
 
 use super::tc;
 use crate::{
@@ -34,6 +31,9 @@ pub struct Device {
     pub ifindex: u32,
     /// Made by software (veth, tap, bridge ...): local sockets may be at its other end.
     pub is_virtual: bool,
+    /// A tun or tap device. Its driver runs a native program on kernel packets too, which are longer than a page and whose unfinished
+    /// checksums stay unfinished: generic mode knows both.
+    pub is_tun: bool,
 }
 
 /// How a program is attached.
@@ -41,8 +41,8 @@ pub struct Device {
 pub struct Attached {
     /// [`XdpMode::Native`] or [`XdpMode::Generic`].
     pub mode: XdpMode,
-    /// Whether the link was there before, and only its program was replaced.
-    pub replaced: bool,
+    /// The mode in which the packet path was attached before, if it was. If it is the same, only the program was replaced.
+    pub before: Option<XdpMode>,
 }
 
 /// Why a program can't be attached or detached.
@@ -140,45 +140,66 @@ where
     }
 }
 
-/// Attaches the program that fits, or replaces the one that is there.
+/// Attaches the program that fits, or replaces the one that is there. On failure the interface is as it was.
 pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device, wanted: XdpMode) -> Result<Attached, AttachError> {
-    let pin = pins.link(device.ifindex);
-    if let Some((link, mode)) = existing(&pin) {
-        if wanted == XdpMode::Auto || wanted == mode {
-            match replace(ebpf, pins, device, link, mode) {
-                Ok(()) => return Ok(Attached { mode, replaced: true }),
-                // The interface of this link is gone, and its index was given out anew.
-                Err(error) => {
-                    warn!(interface = device.name, %error, "cannot replace the program in place, attaching anew");
-                }
+    let mut before = None;
+    if let Some((link, mode)) = existing(pins, device.ifindex) {
+        before = Some(mode);
+        if wanted != XdpMode::Auto && wanted != mode {
+            // Native and generic exclude each other on an interface, so for a moment there is none. Not longer than needed.
+            loaded(ebpf, device, program_name(device, wanted))?;
+        } else if replace(ebpf, pins, device, link, mode)? {
+            return Ok(Attached { mode, before });
+        } else {
+            warn!(
+                interface = device.name,
+                "the link is that of an interface that is gone, attaching anew"
+            );
+            before = None;
+        }
+        pins.remove(&pins.link(device.ifindex, mode))?;
+    }
+    let result = attach_new(ebpf, pins, device, wanted);
+    match (&result, before) {
+        (Ok(XdpMode::Native), Some(XdpMode::Generic)) => tc::detach(pins, device)?,
+        (Err(_), Some(mode)) => {
+            if let Err(error) = attach_new(ebpf, pins, device, mode) {
+                error!(interface = device.name, %error, "cannot attach the packet path in its former mode again");
             }
         }
-        pins.remove(&pin)?;
+        _ => {}
     }
-    let mode = match wanted {
-        XdpMode::Generic => XdpMode::Generic,
-        XdpMode::Native => attach_xdp(ebpf, &pin, device, XdpMode::Native)?,
-        XdpMode::Auto => match attach_xdp(ebpf, &pin, device, XdpMode::Native) {
+    result.map(|mode| Attached { mode, before })
+}
+
+/// Attaches to an interface that has no link of ours; returns the mode. On failure nothing is attached.
+fn attach_new(ebpf: &mut Ebpf, pins: &Pins, device: &Device, wanted: XdpMode) -> Result<XdpMode, AttachError> {
+    match wanted {
+        XdpMode::Generic => {
+            tc::attach(ebpf, pins, device)?;
+            let result = attach_xdp(ebpf, pins, device, XdpMode::Generic);
+            if result.is_err() {
+                tc::detach(pins, device)?;
+            }
+            result
+        }
+        XdpMode::Native => attach_xdp(ebpf, pins, device, XdpMode::Native),
+        XdpMode::Auto if device.is_tun => attach_new(ebpf, pins, device, XdpMode::Generic),
+        XdpMode::Auto => match attach_xdp(ebpf, pins, device, XdpMode::Native) {
             Err(AttachError::NativeUnsupported { interface, source }) => {
                 warn!(interface, reason = %source, "no native XDP here, falling back to generic mode, which is slower");
-                XdpMode::Generic
+                attach_new(ebpf, pins, device, XdpMode::Generic)
             }
-            other => other?,
+            other => other,
         },
-    };
-    if mode == XdpMode::Generic {
-        tc::attach(ebpf, pins, device)?;
-        attach_xdp(ebpf, &pin, device, XdpMode::Generic)?;
-    } else {
-        // Left from an earlier attachment in generic mode.
-        tc::detach(pins, device)?;
     }
-    Ok(Attached { mode, replaced: false })
 }
 
 /// Takes the programs off an interface. `device` is `None` when the interface is gone.
 pub(super) fn detach(pins: &Pins, ifindex: u32, device: Option<&Device>) -> Result<(), AttachError> {
-    pins.remove(&pins.link(ifindex))?;
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        pins.remove(&pins.link(ifindex, mode))?;
+    }
     match device {
         Some(device) => tc::detach(pins, device),
         None => Ok(pins.remove(&pins.tc_link(ifindex))?),
@@ -194,18 +215,11 @@ const fn program_name(device: &Device, mode: XdpMode) -> &'static str {
     }
 }
 
-/// The pinned link and the mode it is attached in, which the name of its program tells.
-fn existing(pin: &PathBuf) -> Option<(PinnedLink, XdpMode)> {
-    let link = PinnedLink::from_pin(pin).ok()?;
-    let info = FdLink::from(PinnedLink::from_pin(pin).ok()?).info().ok()?;
-    let program = loaded_programs()
-        .flatten()
-        .find(|program| program.id() == info.program_id())?;
-    let mode = match program.name_as_str()? {
-        programs::GENERIC => XdpMode::Generic,
-        _ => XdpMode::Native,
-    };
-    Some((link, mode))
+/// The pinned link of an interface, and the mode it is attached in.
+fn existing(pins: &Pins, ifindex: u32) -> Option<(PinnedLink, XdpMode)> {
+    [XdpMode::Native, XdpMode::Generic]
+        .into_iter()
+        .find_map(|mode| Some((PinnedLink::from_pin(pins.link(ifindex, mode)).ok()?, mode)))
 }
 
 /// Loads a program unless it is already.
@@ -225,22 +239,36 @@ fn loaded<'a>(ebpf: &'a mut Ebpf, device: &Device, name: &'static str) -> Result
     Ok(program)
 }
 
-/// Puts the new program into the link that is there.
-fn replace(ebpf: &mut Ebpf, pins: &Pins, device: &Device, link: PinnedLink, mode: XdpMode) -> Result<(), AttachError> {
+/// Puts the new program into the link that is there. `false`: its interface is gone, and the index was given out anew.
+fn replace(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    device: &Device,
+    link: PinnedLink,
+    mode: XdpMode,
+) -> Result<bool, AttachError> {
     if mode == XdpMode::Generic {
         tc::attach(ebpf, pins, device)?;
     }
     let error = || kernel::<ProgramError>("replace the program of", &device.name);
     let program = loaded(ebpf, device, program_name(device, mode))?;
     let link = XdpLink::try_from(FdLink::from(link)).map_err(kernel("use the pinned link of", &device.name))?;
-    let id = program.attach_to_link(link).map_err(error())?;
-    // The pin holds the link; without this, dropping the program would close it, which is fine, but not detach it.
-    drop(program.take_link(id).map_err(error())?);
-    info!(interface = device.name, mode = ?mode, "program replaced in place");
-    Ok(())
+    match program.attach_to_link(link) {
+        Ok(id) => {
+            // The pin holds the link; without this, dropping the program would close it, which is fine, but not detach it.
+            drop(program.take_link(id).map_err(error())?);
+            Ok(true)
+        }
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.raw_os_error() == Some(libc::ENOLINK) =>
+        {
+            Ok(false)
+        }
+        Err(source) => Err(error()(source)),
+    }
 }
 
-fn attach_xdp(ebpf: &mut Ebpf, pin: &PathBuf, device: &Device, mode: XdpMode) -> Result<XdpMode, AttachError> {
+fn attach_xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device, mode: XdpMode) -> Result<XdpMode, AttachError> {
     let program = loaded(ebpf, device, program_name(device, mode))?;
     let flags = if mode == XdpMode::Generic {
         AyaMode::Skb
@@ -252,7 +280,8 @@ fn attach_xdp(ebpf: &mut Ebpf, pin: &PathBuf, device: &Device, mode: XdpMode) ->
         .map_err(|source| classify(device, mode, source))?;
     let link = program.take_link(id).map_err(kernel("attach to", &device.name))?;
     let link = FdLink::try_from(link).map_err(|_netlink| AttachError::NoLinks)?;
-    link.pin(pin).map_err(kernel("pin the link of", &device.name))?;
+    link.pin(pins.link(device.ifindex, mode))
+        .map_err(kernel("pin the link of", &device.name))?;
     Ok(mode)
 }
 

@@ -1,6 +1,11 @@
 //! Loading the object, and adopting what is pinned after checking that it fits.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -100,7 +105,21 @@ pub(super) fn load(pins: &Pins, options: Options) -> Result<(Ebpf, bool), LoadEr
     if !adopted {
         loader.map_max_entries(maps::CONNECTIONS_V4, options.connection_entries());
     }
-    Ok((loader.load(OBJECT)?, adopted))
+    match loader.load(OBJECT) {
+        Ok(ebpf) => Ok((ebpf, adopted)),
+        Err(error) => {
+            if !adopted {
+                // Each map is pinned as it is made; those made before the one that failed are of no use.
+                remove_maps(pins)?;
+            }
+            Err(error.into())
+        }
+    }
+}
+
+fn remove_maps(pins: &Pins) -> Result<(), PinsError> {
+    pins.remove_slots()?;
+    maps::ALL.iter().try_for_each(|name| pins.remove(&pins.map(name)))
 }
 
 /// Checks every pinned map. `true`: all are there and fit. `false`: nothing usable is there, and leftovers of a start that did not
@@ -110,7 +129,7 @@ fn check_pins(pins: &Pins, options: Options) -> Result<bool, LoadError> {
     for name in maps::ALL {
         let path = pins.map(name);
         if path.exists() {
-            let info = MapInfo::from_pin(&path).map_err(|_not_a_map| mismatch(pins, name, "it is not a map"))?;
+            let info = pinned_map(&path).ok_or_else(|| mismatch(pins, name, "it is not a map"))?;
             present.insert(name, info);
         }
     }
@@ -126,9 +145,7 @@ fn check_pins(pins: &Pins, options: Options) -> Result<bool, LoadError> {
         // nothing is attached.
         0 => {
             info!(directory = %pins.directory().display(), "removing the pins of an unfinished start");
-            for name in present.keys() {
-                pins.remove(&pins.map(name))?;
-            }
+            remove_maps(pins)?;
             Ok(false)
         }
         LAYOUT_VERSION => match maps::ALL.iter().find(|name| !present.contains_key(*name)) {
@@ -141,6 +158,15 @@ fn check_pins(pins: &Pins, options: Options) -> Result<bool, LoadError> {
             &format!("layout version {other}, expected {LAYOUT_VERSION}"),
         )),
     }
+}
+
+/// What the kernel says of a pinned map; `None` if it is something else.
+fn pinned_map(path: &Path) -> Option<MapInfo> {
+    let map = MapData::from_pin(path).ok()?;
+    // The kernel describes programs and links by the same call: what it returned may be no description of a map.
+    let descriptor = format!("/proc/self/fd/{}", map.fd().as_fd().as_raw_fd());
+    let kind = fs::read_link(descriptor).ok()?;
+    (kind == Path::new("anon_inode:bpf-map")).then(|| map.info().ok())?
 }
 
 fn mismatch(pins: &Pins, name: &str, reason: &str) -> LoadError {

@@ -7,11 +7,13 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, SocketAddrV4},
+    path::Path,
 };
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
 };
 use lb_common::{
     address::V4,
@@ -154,6 +156,7 @@ pub fn remove_all(pins: Pins, devices: &[Device]) -> std::result::Result<Vec<u32
     for name in maps::ALL {
         pins.remove(&pins.map(name))?;
     }
+    pins.remove_slots()?;
     pins.remove_directory()?;
     Ok(links)
 }
@@ -333,6 +336,18 @@ fn sum<T: Pod + Default + std::ops::AddAssign>(
     Ok(sum)
 }
 
+/// A pinned slot table.
+fn open_slots(pin: &Path) -> std::result::Result<Array<MapData, u32>, MapError> {
+    Array::try_from(Map::Array(MapData::from_pin(pin)?))
+}
+
+/// Sets a counter to zero on every CPU.
+fn clear(map: &mut PerCpuArray<MapData, Traffic>, index: u32, operation: &'static str) -> Result<()> {
+    let cpus = nr_cpus().map_err(|(_, error)| failed(operation)(error))?;
+    let zeros = PerCpuValues::try_from(vec![Traffic::default(); cpus]).map_err(failed(operation))?;
+    map.set(index, zeros, 0).map_err(failed(operation))
+}
+
 impl Dataplane for AyaDataplane {
     fn listeners(&self) -> Result<Vec<(Listener, ServiceId)>> {
         Ok(self
@@ -387,6 +402,9 @@ impl Dataplane for AyaDataplane {
             .services
             .set(id.0, cleared, 0)
             .map_err(failed(format!("remove service {}", id.0)))?;
+        self.pins
+            .remove(&self.pins.slots(id.0))
+            .map_err(failed(format!("remove the slots of service {}", id.0)))?;
         self.written.services.remove(&id);
         self.written.slots.remove(&id);
         Ok(())
@@ -397,11 +415,16 @@ impl Dataplane for AyaDataplane {
             return Ok(slots.clone());
         }
         let operation = format!("read the slots of service {}", id.0);
-        let inner = match self.maps.slots.get(&id.0, 0) {
-            Ok(inner) => inner,
-            Err(MapError::KeyNotFound) => return Ok(Vec::new()),
-            Err(error) => return Err(failed(operation)(error)),
-        };
+        if self.pins.coming_slots(id.0).exists() {
+            // An agent died while it was replacing them: whether it had is not known, so they must be written.
+            return Ok(Vec::new());
+        }
+        // By the pin, since opening an inner map by its id takes more privileges than the agent needs otherwise.
+        let pin = self.pins.slots(id.0);
+        if !pin.exists() {
+            return Ok(Vec::new());
+        }
+        let inner = open_slots(&pin).map_err(failed(operation.clone()))?;
         let count = inner.get(&0, 0).map_err(failed(operation.clone()))?;
         (1..=count)
             .map(|slot| Ok(BackendId(inner.get(&slot, 0).map_err(failed(operation.clone()))?)))
@@ -416,7 +439,17 @@ impl Dataplane for AyaDataplane {
         for (slot, backend) in (1..).zip(slots) {
             table.set(slot, backend.0, 0).map_err(failed(operation.clone()))?;
         }
-        self.maps.slots.set(id.0, &table, 0).map_err(failed(operation))?;
+        let coming = self.pins.coming_slots(id.0);
+        self.pins.remove(&coming).map_err(failed(operation.clone()))?;
+        table.pin(&coming).map_err(failed(operation.clone()))?;
+        let table = open_slots(&coming).map_err(failed(operation.clone()))?;
+        self.maps
+            .slots
+            .set(id.0, &table, 0)
+            .map_err(failed(operation.clone()))?;
+        self.pins
+            .rename(&coming, &self.pins.slots(id.0))
+            .map_err(failed(operation))?;
         self.written.slots.insert(id, slots.to_vec());
         Ok(())
     }
@@ -455,6 +488,8 @@ impl Dataplane for AyaDataplane {
             .backends
             .set(id.0, cleared, 0)
             .map_err(failed(format!("remove backend {}", id.0)))?;
+        // The id may be given to another one.
+        clear(&mut self.maps.backend_traffic, id.0, "clear the traffic of a backend")?;
         self.written.backends.remove(&id);
         Ok(())
     }

@@ -22,9 +22,10 @@ use tracing::warn;
 use super::attach::{AttachError, Device, kernel, load_error};
 use crate::dataplane::pins::Pins;
 
-/// Priority and handle of the filter on kernels without tcx.
+/// Priority and handle of the filter on kernels without tcx. Fixed, so that a new agent finds and replaces the old one's; the handle is
+/// one that nobody else picks, because a filter with the same is replaced.
 const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+const HANDLE: TcHandle = TcHandle::new(0, 0x786c);
 
 /// Attaches the program, or replaces the one that is there.
 pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device) -> Result<(), AttachError> {
