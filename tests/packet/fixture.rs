@@ -91,17 +91,19 @@ impl Fixture {
             max_connections: connections,
             max_half_open: 0,
         };
-        let mut dataplane = AyaDataplane::open(directory, options).expect("the maps load");
-        dataplane.set_settings(settings()).expect("the settings are written");
-        for name in XDP_PROGRAMS {
-            program::load(dataplane.ebpf_mut(), name).expect("the verifier takes the program");
-        }
-        Self {
+        let dataplane = AyaDataplane::open(directory, options).expect("the maps load");
+        // From here on the pins are removed, whatever fails.
+        let mut fixture = Self {
             dataplane,
             pins,
             counted: BTreeMap::new(),
             program: programs::NATIVE,
+        };
+        fixture.dataplane.set_settings(settings()).expect("the settings are written");
+        for name in XDP_PROGRAMS {
+            program::load(fixture.dataplane.ebpf_mut(), name).expect("the verifier takes the program");
         }
+        fixture
     }
 
     /// A service on [`VIP`]`:`[`PORT`], TCP and UDP, with these backends, one slot each.
