@@ -99,7 +99,10 @@ impl Fixture {
             counted: BTreeMap::new(),
             program: programs::NATIVE,
         };
-        fixture.dataplane.set_settings(settings()).expect("the settings are written");
+        fixture
+            .dataplane
+            .set_settings(settings())
+            .expect("the settings are written");
         for name in XDP_PROGRAMS {
             program::load(fixture.dataplane.ebpf_mut(), name).expect("the verifier takes the program");
         }

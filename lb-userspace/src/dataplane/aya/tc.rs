@@ -39,7 +39,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device) -> Result<()
             // The pin keeps the link.
             Ok(id) => return program.take_link(id).map(drop).map_err(error()),
             Err(error) => {
-                warn!(interface = device.name, %error, "cannot replace the tc program in place, attaching anew")
+                warn!(interface = device.name, %error, "cannot replace the tc program in place, attaching anew");
             }
         }
         pins.remove(&pin)?;
