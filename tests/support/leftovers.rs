@@ -84,9 +84,13 @@ impl Instance {
         all.filter(|path| instance_of(path) == Some(self)).collect()
     }
 
-    /// Whether its process still runs. A number that the kernel has given to another process meanwhile only delays the removal.
+    /// Whether its process still runs: one that ended and that nobody waited for yet does not. A number that the kernel has given to
+    /// another process meanwhile only delays the removal.
     fn is_alive(self) -> bool {
-        Path::new("/proc").join(self.process.to_string()).exists()
+        let status = fs::read_to_string(format!("/proc/{}/stat", self.process)).unwrap_or_default();
+        // The state follows the program's name, which may hold parentheses itself.
+        let state = status.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
+        !state.is_empty() && !state.starts_with(['Z', 'X'])
     }
 
     /// Ends the processes in its namespaces, then removes namespaces, pins and directory. What is gone is fine.
@@ -194,6 +198,18 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn process_that_nobody_waited_for_is_dead() {
+        let number = 0;
+        let of = |process: i32| Instance { process, number };
+        assert!(of(Pid::this().as_raw()).is_alive());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = of(child.id().try_into().unwrap());
+        until_true("end of true", Duration::from_secs(10), || !dead.is_alive()).unwrap();
+        child.wait().unwrap();
+        assert!(!dead.is_alive());
+    }
 
     #[test]
     fn names_lead_back_to_their_instance() {

@@ -1,6 +1,6 @@
 //! `xlb demo`: the product in a laboratory of network namespaces, with real traffic and a backend that dies.
 //!
-//! [`stage`] builds what is needed, [`acts`] plays on it, [`screen`] tells a person what happens, [`summary`] a script.
+//! `stage` builds what is needed, `acts` plays on it, `screen` tells a person what happens, `summary` a script.
 
 #![forbid(unsafe_code)]
 

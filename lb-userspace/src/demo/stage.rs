@@ -41,7 +41,7 @@ pub(super) const FALL: u32 = 2;
 /// Requests of a client at the same time.
 const CONCURRENCY: usize = 16;
 /// How long to wait for what takes a second or two.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that runs. Fields are dropped in order: the agent and its data plane, the backends, the namespaces.
 pub(super) struct Stage {
@@ -114,7 +114,7 @@ impl Stage {
             ensure!(taking == wanted, "{taking:?} do");
             Ok(Some(()))
         })
-        .with_context(|| format!("log of the agent:\n{}", self.gateway.log()))?;
+        .inspect_err(|_| eprint!("log of the agent:\n{}", self.gateway.log()))?;
         self.interrupt.check()
     }
 
