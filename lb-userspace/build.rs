@@ -54,6 +54,7 @@ fn build() -> Result<()> {
     let target_directory = target_directory(&out)?;
     let mut cargo = bpf::cargo("build", &linker, &target_directory);
     let status = cargo
+        .args(["--bin", OBJECT])
         .current_dir(workspace)
         .status()
         .context("cannot run cargo for the BPF program")?;
