@@ -13,7 +13,7 @@ mod report;
 mod subject;
 mod table;
 
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -32,7 +32,7 @@ use crate::{generator::Generator, machine::Machine, meter::Meter, report::Report
     disable_version_flag = true
 )]
 struct Options {
-    /// Numbers of flows, powers of two; `k` is 1024, `M` is 1024 k. 1M takes a minute and 1 GiB more
+    /// Numbers of flows, powers of two; `k` is 1024, `M` is 1024 k. 1M takes some minutes and 1 GiB more
     #[arg(long, value_delimiter = ',', default_value = "1,1k,64k", value_parser = parse_flows)]
     flows: Vec<u32>,
     /// Rounds over all cases
@@ -71,8 +71,17 @@ fn parse_flows(text: &str) -> Result<u32> {
     Ok(flows)
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
     let object = env::var_os("XLB_BENCH_OBJECT")
         .map(PathBuf::from)
         .context("XLB_BENCH_OBJECT does not name the generator; run cargo xtask bench")?;
@@ -85,10 +94,9 @@ fn main() -> Result<()> {
     let mut meter = Meter::new();
     let mut bench = subject::Bench::new(&options.flows, &options.filter, &mut generator)?;
     for round in 1..=options.rounds {
-        eprint!("\rround {round} of {}", options.rounds);
+        eprintln!("round {round} of {}", options.rounds);
         bench.round(options.packets, &mut generator, &mut meter)?;
     }
-    eprintln!();
 
     let report = Report {
         machine: Machine::describe(options.cpu, load)?,

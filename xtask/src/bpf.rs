@@ -1,7 +1,7 @@
-//! How the BPF program is compiled: which linker, which flags.
+//! How the BPF programs are compiled: which linker, which flags.
 //!
-//! The build script of `lb-userspace` (a build) and `xtask check` (clippy) both include this file, so that what is linted is
-//! what is shipped.
+//! The build script of `lb-userspace` (a build), `xtask check` (clippy) and `xtask bench` (a build) all use this file, so that what
+//! is linted and what is measured is what is shipped.
 
 use std::{
     env,
