@@ -3,26 +3,13 @@
 use std::{fmt, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use lb_tests::{names::VIP, namespace::Namespace};
+use lb_tests::{names::VIP, namespace::Namespace, topology::Lab};
 use serde_json::Value;
 
 use crate::server::{Server, client};
 
 /// Port of control connection, TCP and UDP data alike.
 pub(crate) const PORT: u16 = 5201;
-
-/// Starts a server that is ready when this returns.
-///
-/// # Errors
-///
-/// When it is not installed or does not start.
-pub(crate) fn serve(namespace: &Namespace, log: PathBuf) -> Result<Server> {
-    let port = PORT.to_string();
-    let arguments = ["--server", "--port", &port, "--forceflush"];
-    let mut server = Server::start(namespace, "iperf3", &arguments, log)?;
-    server.wait_for("Server listening")?;
-    Ok(server)
-}
 
 /// What to send, and whether the client (up) or the server (down) sends it.
 #[derive(Clone, Copy, Debug)]
@@ -71,18 +58,29 @@ impl fmt::Display for Measurement {
     }
 }
 
-/// Runs a client against the VIP for a second.
+/// Runs a server in the first backend's namespace, and the first client against the VIP for a second.
 ///
 /// # Errors
 ///
 /// What iperf3 says, or that it printed something unknown.
-pub(crate) fn measure(namespace: &Namespace, run: Run) -> Result<Measurement> {
-    let mut command = namespace.command("iperf3");
+pub(crate) fn measure(lab: &Lab, run: Run) -> Result<Measurement> {
+    // A new one each time: a server needs a moment after a run before it takes the next.
+    let _server = serve(&lab.backends[0], lab.instance().directory()?.join("iperf3.log"))?;
+    let mut command = lab.clients[0].command("iperf3");
     command.args(["--client", &VIP.to_string(), "--port", &PORT.to_string()]);
     command.args(["--time", "1", "--connect-timeout", "3000", "--json"]);
     let text = client(command.args(run.arguments()))?;
     let report: Value = serde_json::from_str(&text).with_context(|| format!("iperf3 --json printed {text}"))?;
     measurement(&report["end"]).with_context(|| format!("iperf3 --json printed {text}"))
+}
+
+/// Starts a server that is ready when this returns.
+fn serve(namespace: &Namespace, log: PathBuf) -> Result<Server> {
+    let port = PORT.to_string();
+    let arguments = ["--server", "--one-off", "--port", &port, "--forceflush"];
+    let mut server = Server::start(namespace, "iperf3", &arguments, log)?;
+    server.wait_for("Server listening")?;
+    Ok(server)
 }
 
 fn measurement(end: &Value) -> Option<Measurement> {

@@ -1,34 +1,33 @@
 //! Bulk TCP and UDP by iperf3. How fast it goes is printed, not judged: the figures are those of the machine.
 
+use anyhow::{Context as _, Result};
 use lb_tests::{names::BACKEND_1, topology::Lab};
 
 use crate::{
     iperf3::{self, Run},
     offloads,
     scene::{Cell, MATRIX, Scene, Service},
-    server::Server,
 };
 
 /// A scene with one backend, since control connection and data must meet the same server.
-fn start(cell: Cell, prepare: impl FnOnce(&Lab)) -> Scene<Server> {
+fn start(cell: Cell, prepare: impl FnOnce(&Lab) -> Result<()>) -> Scene<()> {
     let service = Service {
         port: iperf3::PORT,
         backends: vec![(BACKEND_1, iperf3::PORT).into()],
         // A probe would take the server's only place for a control connection.
         health_check: "{type: none}",
     };
-    Scene::start(cell, &service, |lab| {
-        prepare(lab);
-        iperf3::serve(&lab.backends[0], lab.instance().directory()?.join("iperf3.log"))
-    })
+    Scene::start(cell, &service, prepare)
 }
 
 /// States that TCP and UDP get through in both directions, and prints how fast.
-fn assert_traffic_flows_both_ways(cell: Cell, scene: &Scene<Server>) {
+fn assert_traffic_flows_both_ways(cell: Cell, scene: &Scene<()>) {
     for run in [Run::TcpUp, Run::TcpDown, Run::UdpUp, Run::UdpDown] {
         let too_late = scene.growth("UdpRcvbufErrors");
-        let measured = iperf3::measure(&scene.lab.clients[0], run);
-        let measured = measured.unwrap_or_else(|error| panic!("{cell}, {run:?}: {error:#}"));
+        let measured = iperf3::measure(&scene.lab, run);
+        let measured = measured
+            .with_context(|| format!("{cell}, {run:?}"))
+            .expect("a run of iperf3");
         println!("{cell}, {run:?}: {measured}");
 
         assert!(measured.bytes > 0, "{cell}, {run:?}: {measured}");
@@ -49,7 +48,7 @@ fn assert_traffic_flows_both_ways(cell: Cell, scene: &Scene<Server>) {
 #[test]
 fn bulk_traffic_flows_both_ways() {
     for cell in MATRIX {
-        let scene = start(cell, |_| ());
+        let scene = start(cell, |_| Ok(()));
         assert_traffic_flows_both_ways(cell, &scene);
         // Packets that are longer than any frame came and went uncut, or did not come at all.
         let (forward, reply) = scene.average_lengths();
@@ -75,9 +74,8 @@ fn receivers_find_every_checksum_right_behind_cards_without_offloads() {
     let leaves_some_unfinished = |cell: &Cell| [cell.clients, cell.backends].contains(&"generic");
     for cell in MATRIX.into_iter().filter(leaves_some_unfinished) {
         let scene = start(cell, |lab| {
-            for (router, port) in [(&lab.client_router, "client1"), (&lab.backend_router, "backend1")] {
-                offloads::switch_off(router, port).expect("a card without offloads");
-            }
+            offloads::switch_off(&lab.client_router, "client1")?;
+            offloads::switch_off(&lab.backend_router, "backend1")
         });
         assert_traffic_flows_both_ways(cell, &scene);
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufWriter, Write as _},
+    io::{self, BufWriter, Write as _},
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
@@ -11,10 +11,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use lb_tests::{
+    leftovers::Instance,
     names::{BACKEND_1, BACKEND_2, BACKEND_3, CLIENT, GATEWAY_TO_BACKENDS, VIP},
     topology::Lab,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use tempfile::{Builder, TempDir};
 
 use crate::{
     nginx::Nginx,
@@ -58,6 +60,7 @@ fn curl(scene: &Scene<Vec<Nginx>>) -> Command {
         "--silent",
         "--show-error",
         "--fail",
+        "--fail-early",
         "--connect-timeout",
         "3",
         "--max-time",
@@ -68,7 +71,7 @@ fn curl(scene: &Scene<Vec<Nginx>>) -> Command {
 
 #[test]
 fn large_files_arrive_unchanged_both_ways() {
-    let files = tempfile::tempdir().expect("a directory");
+    let files = directory().expect("a directory");
     let large = files.path().join(FILE);
     write_random(&large).expect("a large file");
     let sent = sha256_of(&large).expect("its digest");
@@ -95,7 +98,7 @@ fn large_files_arrive_unchanged_both_ways() {
 #[test]
 fn short_connections_reach_every_backend_from_the_right_address() {
     const REQUESTS: u32 = 500;
-    let files = tempfile::tempdir().expect("a directory");
+    let files = directory().expect("a directory");
     for cell in MATRIX {
         let scene = start(cell, files.path());
         let answers = client(
@@ -142,6 +145,11 @@ fn download(scene: &Scene<Vec<Nginx>>) -> Result<String> {
 fn upload(scene: &Scene<Vec<Nginx>>, file: &Path) -> Result<String> {
     let url = format!("http://{VIP}/uploads/{FILE}");
     client(curl(scene).arg("--upload-file").arg(file).arg(url))
+}
+
+/// A directory for files to hand out, named so that the next laboratory removes what a killed run leaves.
+fn directory() -> io::Result<TempDir> {
+    Builder::new().prefix(&format!("{}-", Instance::next())).tempdir()
 }
 
 fn write_random(path: &Path) -> Result<()> {
