@@ -167,10 +167,9 @@ pub(super) fn detach(pins: &Pins, ifindex: u32, device: Option<&Device>) -> Resu
 /// Takes the tc program off an interface; one that is not there is fine.
 fn detach_tc(device: &Device) -> Result<(), AttachError> {
     match qdisc_detach_program(&device.name, TcAttachType::Ingress, programs::TC) {
-        Ok(()) => Ok(()),
         Err(TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         // Without a clsact qdisc there is no filter to list.
-        Err(TcError::NetlinkError(_)) => Ok(()),
+        Ok(()) | Err(TcError::NetlinkError(_)) => Ok(()),
         Err(error) => Err(kernel("detach the tc program from", &device.name)(error)),
     }
 }
