@@ -39,7 +39,7 @@ pub enum Direction {
     Reply = 1,
 }
 
-/// What one direction of a connection has sent so far, as a set of bits that only grows.
+/// What one direction of a connection has sent so far, as a set of bits that only grows, and one mark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen(pub u32);
 
@@ -52,6 +52,8 @@ impl Seen {
     pub const FIN: u32 = 1 << 2;
     /// A TCP RST.
     pub const RST: u32 = 1 << 3;
+    /// Nothing that was sent: one CPU is removing this connection, and no other may.
+    pub const ENDED: u32 = 1 << 4;
 
     /// Whether any of `bits` was seen.
     #[inline(always)]

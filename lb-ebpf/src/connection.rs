@@ -6,8 +6,12 @@
 //!
 //! Two CPUs may meet the first packets of one tuple at the same time. The reply entry is claimed first, then the forward entry; both
 //! with `BPF_NOEXIST`, so that exactly one CPU wins each. Who loses the forward entry takes back its own reply entry and follows the
-//! winner: a connection is never split over two backends. Entries are updated in place without a lock: bits are set atomically,
-//! the time stamp is one word, and a torn learned address costs one packet.
+//! winner: a connection is never split over two backends. Who ends a connection to start it anew marks it first, so that only one
+//! CPU does: a second one would remove what the first has made. Entries are updated in place without a lock: bits are set
+//! atomically, the time stamp is one word, and a torn learned address costs one packet.
+//!
+//! The kernel hands out the memory of a removed entry at once: a packet that reads an entry in the very instant in which another CPU
+//! removes it may see parts of what takes its place.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_coarse_ns};
 use lb_common::{
@@ -22,17 +26,45 @@ use crate::{atomic, family::Family, maps, nat::ReplyKeys, parse::Packet, route::
 
 /// Follows the connection that a packet belongs to; `None` when there is none, or none that is worth keeping for this packet.
 #[inline(always)]
-pub(crate) fn follow<F: Family>(packet: &Packet<F>) -> Option<Route<F>> {
-    let entry = F::connections().get_ptr_mut(&packet.key)?;
+pub(crate) fn follow<F: Family>(packet: &Packet<F>) -> Result<Option<Route<F>>, Verdict> {
+    let Some(entry) = F::connections().get_ptr_mut(&packet.key) else {
+        return Ok(None);
+    };
     // SAFETY: a valid map value. Other CPUs change single fields of it, never its identity, while it exists.
     let known = unsafe { *entry };
     let route = route_of(&known);
     if route.direction == Direction::Forward && is_stale(packet, &known) {
-        remove::<F>(&packet.key, &known);
-        return None;
+        return end(packet, entry);
     }
     remember(packet, entry, &known);
-    Some(route)
+    Ok(Some(route))
+}
+
+/// Ends a connection whose entry is stale for this packet, unless another CPU is about to, or has done so: then the packet follows
+/// what that one made. It is lost when it comes between the other's mark and its removal.
+#[inline(always)]
+fn end<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>) -> Result<Option<Route<F>>, Verdict> {
+    // SAFETY: a valid map value.
+    let before = Seen(unsafe { atomic::fetch_or(&raw mut (*entry).seen, Seen::ENDED) });
+    let marked = !before.any(Seen::ENDED);
+    let current = F::connections().get_ptr_mut(&packet.key);
+    // SAFETY: a valid map value.
+    let known = current.map(|current| unsafe { *current });
+    let stale = known.as_ref().is_some_and(|known| is_stale(packet, known));
+    if let Some(known) = known.as_ref().filter(|_| stale && marked && current == Some(entry)) {
+        remove::<F>(&packet.key, known);
+        return Ok(None);
+    }
+    if marked {
+        // The kernel hands out the memory of a removed entry at once: what was marked is another connection.
+        // SAFETY: a valid map value.
+        unsafe { atomic::fetch_and(&raw mut (*entry).seen, !Seen::ENDED) };
+    }
+    match known {
+        None => Ok(None),
+        Some(_) if stale => Err(DropReason::Vanished.into()),
+        Some(known) => Ok(Some(route_of(&known))),
+    }
 }
 
 /// The way of a packet that matched `entry`.
@@ -99,14 +131,15 @@ fn phase_of<F: Family>(entry: &Connection<F>) -> Phase {
     }
 }
 
-/// Removes both entries of a connection.
+/// Removes both entries of a connection. The forward entry goes last: while it is there nobody makes another one, whose reply entry
+/// could have the same tuple and would be removed.
 #[inline(always)]
 fn remove<F: Family>(key: &FlowKey<F>, entry: &Connection<F>) {
     if phase_of(entry) == Phase::HalfOpen {
         half_open_add(u64::MAX);
     }
-    let _gone_already = F::connections().remove(key);
     let _gone_already = F::connections().remove(&entry.twin);
+    let _gone_already = F::connections().remove(key);
 }
 
 /// Notes in the table what a packet of a known connection says: flags not seen before, that it is alive, where its sender is now.
