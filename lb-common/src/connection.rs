@@ -52,8 +52,8 @@ impl Seen {
     pub const FIN: u32 = 1 << 2;
     /// A TCP RST.
     pub const RST: u32 = 1 << 3;
-    /// Not sent by anybody: a CPU has taken it on itself to remove this connection.
-    pub const LEAVING: u32 = 1 << 31;
+    /// Nothing that was sent: one CPU is removing this connection, and no other may.
+    pub const ENDED: u32 = 1 << 4;
 
     /// Whether any of `bits` was seen.
     #[inline(always)]

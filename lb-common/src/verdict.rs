@@ -84,7 +84,7 @@ reasons! {
         NoRoute = 38, "no_route";
         /// Larger than the way to the backend takes.
         TooBig = 39, "too_big";
-        /// The packet changed under the program's hands; never seen, kept so that nothing is lost uncounted.
+        /// The packet, or its connection, changed under the program's hands: another CPU was ending it at that moment.
         Vanished = 40, "vanished";
     }
 }

@@ -30,13 +30,13 @@ pub(crate) unsafe fn fetch_or(word: *mut u32, bits: u32) -> u32 {
     unsafe { atomic_or::<u32, u32, { AtomicOrdering::SeqCst }>(word, bits) }
 }
 
-/// Clears bits of a shared word.
+/// Keeps only some bits of a shared word and returns what it was.
 ///
 /// # Safety
 ///
 /// `word` points to a map value.
 #[inline(always)]
-pub(crate) unsafe fn clear(word: *mut u32, bits: u32) {
+pub(crate) unsafe fn fetch_and(word: *mut u32, bits: u32) -> u32 {
     // SAFETY: as in `fetch_add`.
-    unsafe { atomic_and::<u32, u32, { AtomicOrdering::SeqCst }>(word, !bits) };
+    unsafe { atomic_and::<u32, u32, { AtomicOrdering::SeqCst }>(word, bits) }
 }

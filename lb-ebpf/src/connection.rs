@@ -6,9 +6,12 @@
 //!
 //! Two CPUs may meet the first packets of one tuple at the same time. The reply entry is claimed first, then the forward entry; both
 //! with `BPF_NOEXIST`, so that exactly one CPU wins each. Who loses the forward entry takes back its own reply entry and follows the
-//! winner: a connection is never split over two backends. A connection is removed by the CPU that marks it first
-//! ([`Seen::LEAVING`]). Entries are updated in place without a lock: bits are set atomically,
-//! the time stamp is one word, and a torn learned address costs one packet.
+//! winner: a connection is never split over two backends. Who ends a connection marks it first ([`Seen::ENDED`]), so that only one
+//! CPU does: a second one would remove what the first has made. Entries are updated in place without a lock: bits are set
+//! atomically, the time stamp is one word, and a torn learned address costs one packet.
+//!
+//! The kernel hands out the memory of a removed entry at once: a packet that reads an entry in the very instant in which another CPU
+//! removes it may see parts of what takes its place.
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
@@ -26,8 +29,10 @@ use crate::{atomic, family::Family, maps, nat::ReplyKeys, parse::Packet, route::
 
 /// Follows the connection that a packet belongs to; `None` when there is none, or none that is worth keeping for this packet.
 #[inline(always)]
-pub(crate) fn follow<F: Family>(packet: &Packet<F>) -> Option<Route<F>> {
-    let entry = F::connections().get_ptr_mut(packet.key)?;
+pub(crate) fn follow<F: Family>(packet: &Packet<F>) -> Result<Option<Route<F>>, Verdict> {
+    let Some(entry) = F::connections().get_ptr_mut(packet.key) else {
+        return Ok(None);
+    };
     // SAFETY: a valid map value. Other CPUs change single fields of it, never its identity, while it exists.
     let known = unsafe { *entry };
     let route = route_of(&known);
@@ -35,16 +40,40 @@ pub(crate) fn follow<F: Family>(packet: &Packet<F>) -> Option<Route<F>> {
         match judge(packet, &known) {
             Fitness::Fit => {}
             Fitness::Closed => restart::<F>(entry, &known),
-            Fitness::Stranded => {
-                if remove::<F>(packet, entry, &known) {
-                    return None;
-                }
-                // Another CPU removes it at this moment. This packet goes where the ones before it went.
-            }
+            Fitness::Stranded => return end(packet, entry),
         }
     }
     remember(packet, entry, &known);
-    Some(route)
+    Ok(Some(route))
+}
+
+/// Ends a connection that is stranded for this packet, unless another CPU is about to, or has done so: then the packet follows what
+/// that one made. It is lost when it comes between the other's mark and its removal.
+#[inline(always)]
+fn end<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>) -> Result<Option<Route<F>>, Verdict> {
+    // SAFETY: a valid map value.
+    let before = Seen(unsafe { atomic::fetch_or(&raw mut (*entry).seen, Seen::ENDED) });
+    let marked = !before.any(Seen::ENDED);
+    let current = F::connections().get_ptr_mut(packet.key);
+    // SAFETY: a valid map value.
+    let known = current.map(|current| unsafe { *current });
+    let stranded = known
+        .as_ref()
+        .is_some_and(|known| matches!(judge(packet, known), Fitness::Stranded));
+    if let Some(known) = known.as_ref().filter(|_| stranded && marked && current == Some(entry)) {
+        remove::<F>(&packet.key, known);
+        return Ok(None);
+    }
+    if marked {
+        // The kernel hands out the memory of a removed entry at once: what was marked is another connection.
+        // SAFETY: a valid map value.
+        unsafe { atomic::fetch_and(&raw mut (*entry).seen, !Seen::ENDED) };
+    }
+    match known {
+        None => Ok(None),
+        Some(_) if stranded => Err(DropReason::Vanished.into()),
+        Some(known) => Ok(Some(route_of(&known))),
+    }
 }
 
 /// The way of a packet that matched `entry`.
@@ -137,27 +166,14 @@ fn phase_of<F: Family>(entry: &Connection<F>) -> Phase {
     }
 }
 
-/// Removes both entries of a connection. `false`: another CPU has taken that on itself, and nothing was done here.
+/// Removes both entries of a connection.
 #[inline(always)]
-fn remove<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Connection<F>) -> bool {
-    let half_open = phase_of(known) == Phase::HalfOpen;
-    // SAFETY: a valid map value.
-    if unsafe { atomic::fetch_or(&raw mut (*entry).seen, Seen::LEAVING) } & Seen::LEAVING != 0 {
-        return false;
-    }
-    // SAFETY: a valid map value.
-    if unsafe { (*entry).twin } != known.twin {
-        // It is another connection by now: the one that this packet matched was removed after it was looked up.
-        // SAFETY: as above.
-        unsafe { atomic::clear(&raw mut (*entry).seen, Seen::LEAVING) };
-        return false;
-    }
-    let _gone_already = F::connections().remove(packet.key);
-    let _gone_already = F::connections().remove(known.twin);
-    if half_open {
+fn remove<F: Family>(key: &FlowKey<F>, entry: &Connection<F>) {
+    if phase_of(entry) == Phase::HalfOpen {
         half_open_add(u64::MAX);
     }
-    true
+    let _gone_already = F::connections().remove(key);
+    let _gone_already = F::connections().remove(entry.twin);
 }
 
 /// Notes in the table what a packet of a known connection says: flags not seen before, that it is alive, where its sender is now.

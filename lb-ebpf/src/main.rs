@@ -83,7 +83,7 @@ fn process<C: Context>(ctx: &C) -> u32 {
 #[inline(always)]
 fn forward<F: Family, C: Context>(ctx: &C) -> Result<u32, Verdict> {
     let packet = parse::parse::<F, C>(ctx).map_err(C::judge_unparsed)?;
-    let route = match connection::follow::<F>(&packet) {
+    let route = match connection::follow::<F>(&packet)? {
         Some(route) => route,
         None => service::admit::<F>(&packet)?,
     };

@@ -141,7 +141,7 @@ struct Connection {
     reply: Option<Flags>,
 }
 
-/// [`Seen`] bits, of which there are four, in a byte.
+/// [`Seen`] bits, of which there are five, in a byte.
 type Flags = u8;
 
 const _: () = assert!(size_of::<(Identity, Connection)>() == 40);
@@ -191,7 +191,7 @@ impl Table {
                 reply: None,
             });
         connection.last_seen = connection.last_seen.max(entry.last_seen);
-        #[expect(clippy::cast_possible_truncation, reason = "only the four lowest bits are defined")]
+        #[expect(clippy::cast_possible_truncation, reason = "only the five lowest bits are defined")]
         let flags = Some(entry.seen.0 as Flags);
         match entry.direction {
             Direction::Forward => connection.forward = flags,
