@@ -54,26 +54,29 @@ fn end<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>) -> Result<Optio
     // SAFETY: a valid map value.
     let before = Seen(unsafe { atomic::fetch_or(&raw mut (*entry).seen, Seen::ENDED) });
     let marked = !before.any(Seen::ENDED);
-    let current = F::connections().get_ptr_mut(packet.key);
+    let unmark = || {
+        if marked {
+            // SAFETY: a valid map value.
+            unsafe { atomic::fetch_and(&raw mut (*entry).seen, !Seen::ENDED) };
+        }
+    };
+    let Some(current) = F::connections().get_ptr_mut(packet.key) else {
+        // Removed since, and its memory handed out: what was marked is another connection.
+        unmark();
+        return Ok(None);
+    };
     // SAFETY: a valid map value.
-    let known = current.map(|current| unsafe { *current });
-    let stranded = known
-        .as_ref()
-        .is_some_and(|known| matches!(judge(packet, known), Fitness::Stranded));
-    if let Some(known) = known.as_ref().filter(|_| stranded && marked && current == Some(entry)) {
-        remove::<F>(&packet.key, known);
+    let known = unsafe { *current };
+    let stranded = matches!(judge(packet, &known), Fitness::Stranded);
+    if stranded && marked && current == entry {
+        remove::<F>(&packet.key, &known);
         return Ok(None);
     }
-    if marked {
-        // The kernel hands out the memory of a removed entry at once: what was marked is another connection.
-        // SAFETY: a valid map value.
-        unsafe { atomic::fetch_and(&raw mut (*entry).seen, !Seen::ENDED) };
+    unmark();
+    if stranded {
+        return Err(DropReason::Vanished.into());
     }
-    match known {
-        None => Ok(None),
-        Some(_) if stranded => Err(DropReason::Vanished.into()),
-        Some(known) => Ok(Some(route_of(&known))),
-    }
+    Ok(Some(route_of(&known)))
 }
 
 /// The way of a packet that matched `entry`.
