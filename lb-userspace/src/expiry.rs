@@ -3,8 +3,9 @@
 //! The program creates entries and never removes an idle one; it knows one direction at a time, while how long a connection may be
 //! idle depends on both. A sweep joins the two, removes what is over, and counts what is left.
 //!
-//! It visits the table twice: first to judge, then, if anything is over, to collect the keys of just that and to see whether a
-//! packet came meanwhile. What it keeps in mind for each connection is 40 bytes, about 90 MiB for a million of them in a hash map.
+//! It visits the table twice: first to judge, then, if anything is over, to collect the keys of just that. What it keeps in mind
+//! for each connection is 40 bytes, about 90 MiB for a million of them in a hash map. The program does not wait meanwhile: a
+//! connection is removed only if both its entries, read once more at that moment, still are what was judged.
 
 #![forbid(unsafe_code)]
 
@@ -12,7 +13,6 @@ use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     io,
-    net::IpAddr,
     time::Duration,
 };
 
@@ -65,7 +65,7 @@ pub fn now() -> io::Result<u64> {
 /// Sweeps once. `now` is the time as of [`now`], taken before the call.
 ///
 /// # Errors
-/// The first map operation that failed. The next sweep does what was left undone.
+/// The first map operation that failed. A removal that fails does not keep the others; the next sweep does what was left undone.
 pub fn sweep(dataplane: &mut dyn Dataplane, timeouts: &Timeouts, now: u64) -> Result<Sweep> {
     let mut unreferenced = unreachable_backends(dataplane)?;
     let mut table = Table::default();
@@ -77,12 +77,13 @@ pub fn sweep(dataplane: &mut dyn Dataplane, timeouts: &Timeouts, now: u64) -> Re
     let live = table.count_live(timeouts, now);
     let half_open: u64 = live.values().map(|live| live.half_open).sum();
     // Connections that came or went during the sweep are not in it. The next one corrects that.
-    dataplane.set_half_open(u32::try_from(half_open).unwrap_or(u32::MAX))?;
+    let corrected = dataplane.set_half_open(u32::try_from(half_open).unwrap_or(u32::MAX));
 
     table.keep_only_expired(timeouts, now);
-    let expired = remove_expired(dataplane, table)?;
+    let expired = remove_expired(dataplane, &table);
+    corrected?;
     Ok(Sweep {
-        expired,
+        expired: expired?,
         live,
         unreferenced,
     })
@@ -99,38 +100,60 @@ fn unreachable_backends(dataplane: &dyn Dataplane) -> Result<HashSet<BackendId>>
     Ok(ids)
 }
 
-/// Removes the connections of `table`, all of them expired, except those that a packet woke up since they were judged. Forward
-/// entries go first: a client's packet that comes in between finds no connection and starts one, instead of repairing half of one.
-///
-/// A packet that comes between the second visit and the removal is the one case in which a connection ends although it was used:
-/// after a full timeout of silence, in a window of milliseconds.
-fn remove_expired(dataplane: &mut dyn Dataplane, mut table: Table) -> Result<usize> {
+/// Removes the connections of `table`, all of them expired, except those that changed since they were judged; how many it removed.
+fn remove_expired(dataplane: &mut dyn Dataplane, table: &Table) -> Result<usize> {
     if table.connections.is_empty() {
         return Ok(0);
     }
-    let mut entries: Vec<(Identity, Direction, Tuple)> = Vec::new();
-    let mut awake: HashSet<Identity> = HashSet::new();
+    let mut expired: Vec<(Keys, Connection)> = Vec::new();
     dataplane.for_each_connection(&mut |entry| {
-        let identity = table.identities.of(&entry);
-        if let Some(connection) = table.connections.get(&identity) {
-            if entry.last_seen > connection.last_seen {
-                awake.insert(identity);
+        let keys = Keys::of(&entry);
+        if let Some(judged) = table.connections.get(&table.identities.of(&keys)) {
+            // Once for each connection: at its forward entry, if it has one.
+            if entry.direction == Direction::Forward || judged.forward.is_none() {
+                expired.push((keys, *judged));
             }
-            entries.push((identity, entry.direction, entry.key));
         }
     })?;
-    table.connections.retain(|identity, _| !awake.contains(identity));
-    entries.retain(|(identity, _, _)| table.connections.contains_key(identity));
-    for direction in [Direction::Forward, Direction::Reply] {
-        for (_, _, key) in entries.iter().filter(|(_, entry, _)| *entry == direction) {
-            dataplane.remove_connection(key)?;
+    let mut removed = 0;
+    let mut failure = None;
+    for (keys, judged) in &expired {
+        match remove_unchanged(dataplane, keys, judged) {
+            Ok(true) => removed += 1,
+            Ok(false) => {}
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(table.connections.len())
+    failure.map_or(Ok(removed), Err)
+}
+
+/// Removes a connection if its entries still are what was judged; whether it did. A packet may have woken it up, or its client may
+/// have used the tuple for a new one, perhaps with another backend.
+///
+/// The forward entry goes first: a client's packet that comes in between finds no connection and starts one, instead of repairing
+/// half of one. What is left of the race are the microseconds between reading and removing.
+fn remove_unchanged(dataplane: &mut dyn Dataplane, keys: &Keys, judged: &Connection) -> Result<bool> {
+    let mut current: Option<Connection> = None;
+    for key in [&keys.forward, &keys.reply] {
+        // An entry with another twin is half of another connection.
+        if let Some(entry) = dataplane.connection(key)?.filter(|entry| Keys::of(entry) == *keys) {
+            current.get_or_insert_with(|| Connection::of(&entry)).add(&entry);
+        }
+    }
+    if current != Some(*judged) {
+        return Ok(false);
+    }
+    if judged.forward.is_some() {
+        dataplane.remove_connection(&keys.forward)?;
+    }
+    if judged.reply.is_some() {
+        dataplane.remove_connection(&keys.reply)?;
+    }
+    Ok(true)
 }
 
 /// What is remembered of both entries of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Connection {
     last_seen: u64,
     service: ServiceId,
@@ -147,6 +170,28 @@ type Flags = u8;
 const _: () = assert!(size_of::<(Identity, Connection)>() == 40);
 
 impl Connection {
+    /// Of the connection of `entry`, before any entry was met.
+    const fn of(entry: &ConnectionEntry) -> Self {
+        Self {
+            last_seen: 0,
+            service: entry.service,
+            backend: entry.backend,
+            protocol: entry.key.protocol,
+            forward: None,
+            reply: None,
+        }
+    }
+
+    fn add(&mut self, entry: &ConnectionEntry) {
+        self.last_seen = self.last_seen.max(entry.last_seen);
+        #[expect(clippy::cast_possible_truncation, reason = "only the five lowest bits are defined")]
+        let flags = Some(entry.seen.0 as Flags);
+        match entry.direction {
+            Direction::Forward => self.forward = flags,
+            Direction::Reply => self.reply = flags,
+        }
+    }
+
     fn phase(&self) -> Phase {
         let seen = |flags: Option<Flags>| Seen(flags.map_or(0, u32::from));
         phase(seen(self.forward), seen(self.reply))
@@ -179,24 +224,10 @@ struct Table {
 impl Table {
     /// Joins an entry with its twin.
     fn add(&mut self, entry: &ConnectionEntry) {
-        let connection = self
-            .connections
-            .entry(self.identities.of(entry))
-            .or_insert_with(|| Connection {
-                last_seen: 0,
-                service: entry.service,
-                backend: entry.backend,
-                protocol: entry.key.protocol,
-                forward: None,
-                reply: None,
-            });
-        connection.last_seen = connection.last_seen.max(entry.last_seen);
-        #[expect(clippy::cast_possible_truncation, reason = "only the five lowest bits are defined")]
-        let flags = Some(entry.seen.0 as Flags);
-        match entry.direction {
-            Direction::Forward => connection.forward = flags,
-            Direction::Reply => connection.reply = flags,
-        }
+        self.connections
+            .entry(self.identities.of(&Keys::of(entry)))
+            .or_insert_with(|| Connection::of(entry))
+            .add(entry);
     }
 
     fn count_live(&self, timeouts: &Timeouts, now: u64) -> HashMap<(ServiceId, BackendId), Live> {
@@ -221,36 +252,36 @@ impl Table {
     }
 }
 
-/// What both entries of a connection have in common and no other connection has: the tuple of the client's packets, in 128 bits.
-type Identity = (u64, u64);
-
-/// Makes identities: of IPv4 tuples by packing them, of IPv6 tuples, which don't fit, by hashing them twice. The hashes are seeded
-/// anew for each sweep, so that nobody can prepare two tuples that collide.
-#[derive(Default)]
-struct Identities {
-    hashers: [RandomState; 2],
+/// The keys of both entries of a connection. Entries that don't name each other, such as the reply entry of an earlier backend that
+/// was left behind, are no pair and have different ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Keys {
+    forward: Tuple,
+    reply: Tuple,
 }
 
-impl Identities {
-    /// Set in an identity that is a hash, and never in a packed one, which has 104 bits.
-    const HASHED: u64 = 1 << 63;
-
-    fn of(&self, entry: &ConnectionEntry) -> Identity {
-        let tuple = match entry.direction {
-            Direction::Forward => &entry.key,
-            Direction::Reply => &entry.twin,
+impl Keys {
+    const fn of(entry: &ConnectionEntry) -> Self {
+        let (forward, reply) = match entry.direction {
+            Direction::Forward => (entry.key, entry.twin),
+            Direction::Reply => (entry.twin, entry.key),
         };
-        match (tuple.source.ip(), tuple.destination.ip()) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let addresses = u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits());
-                let ports = u64::from(tuple.source.port()) << 16 | u64::from(tuple.destination.port());
-                (ports << 8 | u64::from(tuple.protocol.number()), addresses)
-            }
-            _ => {
-                let [first, second] = &self.hashers;
-                (first.hash_one(tuple) | Self::HASHED, second.hash_one(tuple))
-            }
-        }
+        Self { forward, reply }
+    }
+}
+
+/// [`Keys`] in 128 bits.
+type Identity = (u64, u64);
+
+/// Makes identities by hashing. The hashes are seeded anew for each sweep, so that nobody can prepare two connections that collide;
+/// by chance two of a million do once in 10^26 sweeps.
+#[derive(Default)]
+struct Identities([RandomState; 2]);
+
+impl Identities {
+    fn of(&self, keys: &Keys) -> Identity {
+        let [first, second] = &self.0;
+        (first.hash_one(keys), second.hash_one(keys))
     }
 }
 

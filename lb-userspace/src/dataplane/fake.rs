@@ -33,6 +33,7 @@ pub struct FakeDataplane {
     snat_addresses: Vec<IpAddr>,
     settings: Option<Settings>,
     connections: BTreeMap<Tuple, ConnectionEntry>,
+    arrivals: Vec<ConnectionEntry>,
     half_open: u32,
     verdicts: BTreeMap<usize, u64>,
     service_traffic: HashMap<ServiceId, Traffic>,
@@ -54,6 +55,11 @@ impl FakeDataplane {
     /// Puts a connection entry into the table, as the program would.
     pub fn insert_connection(&mut self, entry: ConnectionEntry) {
         self.connections.insert(entry.key, entry);
+    }
+
+    /// Puts connection entries into the table once the next entry is removed: the program does not wait for a sweep.
+    pub fn insert_after_removal(&mut self, entries: impl IntoIterator<Item = ConnectionEntry>) {
+        self.arrivals.extend(entries);
     }
 
     /// Every connection entry, in order of its key.
@@ -213,9 +219,16 @@ impl Dataplane for FakeDataplane {
         Ok(())
     }
 
+    fn connection(&self, key: &Tuple) -> Result<Option<ConnectionEntry>> {
+        Ok(self.connections.get(key).copied())
+    }
+
     fn remove_connection(&mut self, key: &Tuple) -> Result<()> {
         self.note(format!("remove connection {}", Shown(key)));
         self.connections.remove(key);
+        for entry in std::mem::take(&mut self.arrivals) {
+            self.insert_connection(entry);
+        }
         Ok(())
     }
 

@@ -149,6 +149,10 @@ impl<D: Dataplane> Dataplane for FaultyDataplane<D> {
         self.inner.for_each_connection(visit)
     }
 
+    fn connection(&self, key: &Tuple) -> Result<Option<ConnectionEntry>> {
+        self.inner.connection(key)
+    }
+
     fn remove_connection(&mut self, key: &Tuple) -> Result<()> {
         self.write("remove a connection")?.remove_connection(key)
     }

@@ -131,6 +131,8 @@ pub trait Dataplane: Send {
 
     /// Calls `visit` for every connection entry. Entries that come or go meanwhile may or may not be visited.
     fn for_each_connection(&self, visit: &mut dyn FnMut(ConnectionEntry)) -> Result<()>;
+    /// One connection entry; `None` when there is none with this key.
+    fn connection(&self, key: &Tuple) -> Result<Option<ConnectionEntry>>;
     /// Removes one connection entry.
     fn remove_connection(&mut self, key: &Tuple) -> Result<()>;
     /// Corrects the program's count of half-open connections.

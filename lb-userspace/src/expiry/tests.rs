@@ -184,23 +184,112 @@ fn ipv6_connections_are_joined_too() {
     let [mut forward, mut reply] = pair(Protocol::Tcp, 1, (SYN_ACK, 1), (SYN_ACK, 1));
     forward.key.source = address("[2001:db8::7]:4000");
     forward.key.destination = address("[2001:db8::10]:80");
+    forward.twin.source = address("[2001:db8::11]:8080");
+    forward.twin.destination = forward.key.source;
+    reply.key = forward.twin;
     reply.twin = forward.key;
     let sweep = run(&mut table([forward, reply]));
     assert_eq!(sweep.live[&(SERVICE, BACKEND)].established, 1);
 }
 
-/// A table whose entries get a packet between the first and the second visit.
+/// A table that changes between the judgement and the removal.
 #[test]
-fn a_connection_that_wakes_up_during_the_sweep_is_kept() {
-    let mut judged = Table::default();
-    for entry in pair(Protocol::Tcp, 1, (SYN, 60), (0, 60)) {
-        judged.add(&entry);
+fn a_connection_that_changes_during_the_sweep_is_kept() {
+    let [forward, reply] = pair(Protocol::Tcp, 1, (SYN, 60), (0, 60));
+    let [_, awake] = pair(Protocol::Tcp, 1, (SYN, 60), (SYN_ACK, 0));
+    let [_, flagged] = pair(Protocol::Tcp, 1, (SYN, 60), (SYN_ACK, 60));
+    let pair = [forward, reply];
+    let cases: [(&[_], &[_], usize); 7] = [
+        (&pair, &pair, 1),
+        (&pair, &[forward, awake], 0),
+        (&pair, &[forward, flagged], 0),
+        (&pair, &[forward], 0),
+        (&pair, &[reply], 0),
+        (&[forward], &pair, 0),
+        (&[reply], &pair, 0),
+    ];
+    for (index, (before, after, removed)) in cases.into_iter().enumerate() {
+        let mut judged = Table::default();
+        before.iter().for_each(|entry| judged.add(entry));
+        judged.keep_only_expired(&TIMEOUTS, NOW);
+        assert_eq!(judged.connections.len(), 1);
+        let mut dataplane = table(after.iter().copied());
+        assert_eq!(
+            remove_expired(&mut dataplane, &judged).unwrap(),
+            removed,
+            "case {index}"
+        );
+        let left = if removed == 0 { after.len() } else { 0 };
+        assert_eq!(dataplane.connections().count(), left, "case {index}");
     }
-    judged.keep_only_expired(&TIMEOUTS, NOW);
-    assert_eq!(judged.connections.len(), 1);
-    let mut dataplane = table(pair(Protocol::Tcp, 1, (SYN, 60), (SYN_ACK, 0)));
-    assert_eq!(remove_expired(&mut dataplane, judged).unwrap(), 0);
-    assert_eq!(dataplane.connections().count(), 2);
+}
+
+#[test]
+fn a_tuple_that_begins_anew_before_its_removal_keeps_its_new_connection() {
+    let expired = |port| pair(Protocol::Tcp, port, (FIN, 300), (FIN, 300));
+    let anew = pair(Protocol::Tcp, 2, (SYN, 0), (0, 0));
+    let mut elsewhere = anew;
+    elsewhere[0].twin.source = address("10.0.0.12:8080");
+    elsewhere[1].key.source = address("10.0.0.12:8080");
+    // The third case: the client's first packet found the old reply entry and took it over.
+    let adopted = [anew[0], expired(2)[1]];
+    for (name, new) in [
+        ("same backend", anew),
+        ("another backend", elsewhere),
+        ("old reply entry", adopted),
+    ] {
+        let mut dataplane = table([expired(1), expired(2)].concat());
+        dataplane.insert_after_removal(new);
+        assert_eq!(run(&mut dataplane).expired, 1, "{name}");
+        let left: Vec<_> = dataplane.connections().collect();
+        for entry in &new {
+            assert!(
+                left.contains(&entry),
+                "{name}: {entry:?} is left alone, not only {left:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_reply_entry_of_an_earlier_backend_says_nothing_of_the_connection() {
+    let [forward, reply] = pair(Protocol::Tcp, 1, (SYN_ACK, 100), (SYN_ACK, 100));
+    let orphan = |idle| {
+        let mut orphan = pair(Protocol::Tcp, 1, (0, 0), (0, idle))[1];
+        // Behind the true reply entry in the order of the table.
+        orphan.key.source = address("10.0.0.12:8080");
+        orphan.backend = BackendId(2);
+        orphan
+    };
+    let mut dataplane = table([forward, reply, orphan(1000)]);
+    let sweep = run(&mut dataplane);
+    assert_eq!(sweep.live[&(SERVICE, BACKEND)].established, 1);
+    assert_eq!(sweep.expired, 1);
+    let left: Vec<_> = dataplane.connections().copied().collect();
+    assert_eq!(left, [reply, forward], "only the orphan went");
+
+    let mut dataplane = table([forward, reply, orphan(1)]);
+    assert_eq!(run(&mut dataplane).live[&(SERVICE, BackendId(2))].half_open, 1);
+    assert_eq!(dataplane.connections().count(), 3, "a young orphan has its own time");
+}
+
+#[test]
+fn a_failed_removal_does_not_keep_the_others() {
+    // Writes: half-open count, forward and reply entry of the first connection, of the second.
+    for (n, left) in [(1, 0), (2, 2), (3, 1), (4, 2), (5, 1)] {
+        let dataplane = table(
+            [1, 2]
+                .map(|port| pair(Protocol::Tcp, port, (FIN, 300), (FIN, 300)))
+                .concat(),
+        );
+        let mut faulty = FaultyDataplane::failing_nth(dataplane, n);
+        let error = sweep(&mut faulty, &TIMEOUTS, NOW).unwrap_err();
+        assert!(
+            error.to_string().ends_with(&format!("write {n} fails as planned")),
+            "{error}"
+        );
+        assert_eq!(faulty.inner().connections().count(), left, "after write {n} failed");
+    }
 }
 
 #[test]

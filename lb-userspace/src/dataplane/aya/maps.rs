@@ -536,6 +536,16 @@ impl Dataplane for AyaDataplane {
         Ok(())
     }
 
+    fn connection(&self, key: &Tuple) -> Result<Option<ConnectionEntry>> {
+        let operation = "read a connection";
+        let key = flow_key(key, operation)?;
+        match self.maps.connections.get(&key, 0) {
+            Ok(connection) => Ok(connection_of(&key, &connection)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed(operation)(error)),
+        }
+    }
+
     fn remove_connection(&mut self, key: &Tuple) -> Result<()> {
         let operation = "remove a connection";
         let key = flow_key(key, operation)?;
