@@ -57,8 +57,8 @@ pub struct Backend<A> {
 const _: () = assert!(size_of::<Backend<V4>>() == 36);
 
 impl<A> Backend<A> {
-    /// The backend is in the configuration and not declared down. UDP flows of a backend without this flag choose again, and so
-    /// does a SYN that is still unanswered.
+    /// The backend is in the configuration and not declared down, or all of its service are and take traffic anyway. UDP flows of a
+    /// backend without this flag choose again, and so does a SYN that is still unanswered.
     pub const ALIVE: u32 = 1;
 }
 

@@ -38,7 +38,7 @@ pub struct BackendEntry {
     pub service: ServiceId,
     /// Where it listens.
     pub address: SocketAddr,
-    /// In the configuration and not declared down; see [`lb_common::backend::Backend::ALIVE`].
+    /// In the configuration and not declared down, or used though it is; see [`lb_common::backend::Backend::ALIVE`].
     pub alive: bool,
     /// Way to the server; [`NextHop::UNKNOWN`] until it is resolved.
     pub next_hop: NextHop,

@@ -76,9 +76,14 @@ impl State {
         statuses.peek().is_some() && statuses.all(|status| status == Status::Down)
     }
 
+    /// Whether a service goes on with all its backends because all of them are down.
+    pub fn is_forced(&self, service: &Service) -> bool {
+        service.when_all_down == WhenAllDown::ForwardToAll && self.all_down(service)
+    }
+
     /// For each backend of a service, in its order: whether it takes new connections.
     pub fn ready(&self, service: &Service) -> Vec<bool> {
-        let forced = service.when_all_down == WhenAllDown::ForwardToAll && self.all_down(service);
+        let forced = self.is_forced(service);
         service
             .backends
             .iter()

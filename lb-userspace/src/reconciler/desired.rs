@@ -56,7 +56,8 @@ pub struct DesiredBackend {
     pub weight: u32,
     /// Whether it takes new connections.
     pub ready: bool,
-    /// Whether it may keep those that could still go elsewhere: it is not known to be down.
+    /// Whether it may keep those that could still go elsewhere: it is not known to be down, or nowhere else is better, since all
+    /// are down and used anyway.
     pub alive: bool,
 }
 
@@ -96,6 +97,7 @@ impl Desired {
 impl DesiredService {
     fn new(state: &State, service: &Service) -> Self {
         let backends = service.backends.iter().zip(state.ready(service));
+        let forced = state.is_forced(service);
         Self {
             name: Arc::clone(&service.name),
             listeners: service.listeners.clone(),
@@ -106,7 +108,7 @@ impl DesiredService {
                     address: backend.address,
                     weight: u32::from(backend.weight),
                     ready,
-                    alive: state.status(service, backend) != Status::Down,
+                    alive: forced || state.status(service, backend) != Status::Down,
                 })
                 .collect(),
         }

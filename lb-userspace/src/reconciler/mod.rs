@@ -104,6 +104,9 @@ pub fn release(dataplane: &mut dyn Dataplane, desired: &Desired, unreferenced: &
 /// The backends of `model` whose health can be told from the maps: a starting agent should
 /// [adopt](crate::model::store::Store::adopt) it. Those that get new connections are up, those marked dead are down.
 ///
+/// While all are down and used anyway, the maps show all as up: they start so, nothing moves, and those that still fail go down
+/// again after `fall` failures, one by one, until all are down once more.
+///
 /// # Errors
 /// When the maps can't be read.
 pub fn adoptable(dataplane: &dyn Dataplane, model: &Model) -> Result<Vec<(Arc<str>, SocketAddr, Status)>> {
@@ -121,7 +124,6 @@ pub fn adoptable(dataplane: &dyn Dataplane, model: &Model) -> Result<Vec<(Arc<st
             let status = |address| {
                 let backend = known.get(&(id, address))?;
                 let alive = actual.backends.get(backend)?.alive;
-                // While all are down, slots name dead ones too.
                 match (alive, slots.contains(backend)) {
                     (false, _) => Some(Status::Down),
                     (true, true) => Some(Status::Up),
