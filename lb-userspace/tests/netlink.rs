@@ -15,7 +15,7 @@ use nix::{
     unistd::geteuid,
 };
 use tokio::sync::watch;
-use xlb::netlink::{self, Resolved, Unresolved, Ways};
+use xlb::netlink::{self, Unresolved, Way, Ways};
 
 /// Long enough for any machine; a condition that is met ends the wait at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,7 +106,7 @@ impl Watcher {
     }
 
     /// Waits until the way to `target` is as `expected`.
-    async fn until(&mut self, target: &str, expected: impl Fn(&Result<Resolved, Unresolved>) -> bool) {
+    async fn until(&mut self, target: &str, expected: impl Fn(&Way) -> bool) {
         let target: IpAddr = target.parse().unwrap();
         let met = self.ways.wait_for(|ways| ways.get(&target).is_some_and(&expected));
         let outcome = tokio::time::timeout(PATIENCE, met).await.map(|met| met.is_ok());
@@ -114,10 +114,7 @@ impl Watcher {
     }
 
     async fn until_destination(&mut self, target: &str, mac: [u8; 6]) {
-        self.until(target, |way| {
-            way.as_ref().is_ok_and(|way| way.next_hop.destination == mac)
-        })
-        .await;
+        self.until(target, |way| way.resolved.next_hop.destination == mac).await;
     }
 }
 
@@ -132,16 +129,16 @@ fn ways_follow_links_neighbours_and_routes() {
         run("ip link set near0 address 02:00:00:00:00:01");
         let mut watcher = Watcher::start(&[ON_LINK, ROUTED, OWN]);
         watcher
-            .until(ON_LINK, |way| matches!(way, Err(Unresolved::NoRoute(_))))
+            .until(ON_LINK, |way| matches!(way.problem, Some(Unresolved::NoRoute(_))))
             .await;
-        watcher.until(OWN, |way| matches!(way, Err(Unresolved::Local(_)))).await;
+        watcher
+            .until(OWN, |way| matches!(way.problem, Some(Unresolved::Local(_))))
+            .await;
 
         // The link comes up; the kernel is asked to resolve the neighbour, since nobody sends it a packet.
         run("ip link set near0 up");
         watcher.until_destination(ON_LINK, [2, 0, 0, 0, 0, 2]).await;
-        let way = watcher.ways.borrow()[&ON_LINK.parse::<IpAddr>().unwrap()]
-            .clone()
-            .unwrap();
+        let way = watcher.ways.borrow()[&ON_LINK.parse::<IpAddr>().unwrap()].resolved;
         assert_eq!(way.next_hop.ifindex, ifindex("near0"));
         assert_eq!(way.next_hop.source, [2, 0, 0, 0, 0, 1]);
         assert_eq!((way.mtu, way.source), (1500, OWN.parse().unwrap()));
@@ -154,14 +151,12 @@ fn ways_follow_links_neighbours_and_routes() {
         // This host does.
         run("ip link set near0 address 02:00:00:00:00:04");
         watcher
-            .until(ON_LINK, |way| {
-                way.as_ref().is_ok_and(|way| way.next_hop.source == [2, 0, 0, 0, 0, 4])
-            })
+            .until(ON_LINK, |way| way.resolved.next_hop.source == [2, 0, 0, 0, 0, 4])
             .await;
 
         // A route appears, then leads over another gateway, then over a smaller link, then disappears.
         watcher
-            .until(ROUTED, |way| matches!(way, Err(Unresolved::NoRoute(_))))
+            .until(ROUTED, |way| matches!(way.problem, Some(Unresolved::NoRoute(_))))
             .await;
         run("ip route add 192.0.2.0/24 via 10.0.0.2");
         watcher.until_destination(ROUTED, [2, 0, 0, 0, 0, 3]).await;
@@ -171,11 +166,11 @@ fn ways_follow_links_neighbours_and_routes() {
         watcher.until_destination(ROUTED, [2, 0, 0, 0, 1, 2]).await;
         run("ip link set near1 mtu 1400");
         watcher
-            .until(ROUTED, |way| way.as_ref().is_ok_and(|way| way.mtu == 1400))
+            .until(ROUTED, |way| way.problem.is_none() && way.resolved.mtu == 1400)
             .await;
         run("ip link set near1 down");
         watcher
-            .until(ROUTED, |way| matches!(way, Err(Unresolved::NoRoute(_))))
+            .until(ROUTED, |way| matches!(way.problem, Some(Unresolved::NoRoute(_))))
             .await;
     });
 }
@@ -193,7 +188,11 @@ fn targets_can_change_and_silent_neighbours_are_named() {
             neighbour: "10.0.0.99".parse().unwrap(),
             interface: "near0".to_owned(),
         };
-        watcher.until("10.0.0.99", |way| *way == Err(silent.clone())).await;
+        watcher
+            .until("10.0.0.99", |way| way.problem.as_ref() == Some(&silent))
+            .await;
+        let way = watcher.ways.borrow()[&"10.0.0.99".parse::<IpAddr>().unwrap()].resolved;
+        assert_eq!((way.mtu, way.source), (1500, OWN.parse().unwrap()));
         // It answers at last.
         peer.run("ip address add 10.0.0.99/24 dev far0");
         watcher.until_destination("10.0.0.99", [2, 0, 0, 0, 0, 2]).await;

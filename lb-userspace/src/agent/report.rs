@@ -163,10 +163,10 @@ fn backend(
         .to_owned(),
         health_since: health.map(|health| seconds(health.since)),
         last_failure: health.and_then(|health| health.last_failure.as_deref().map(str::to_owned)),
-        unreachable: match ways.get(&backend.address.ip()) {
-            Some(Err(reason)) => Some(reason.to_string()),
-            _ => None,
-        },
+        unreachable: ways
+            .get(&backend.address.ip())
+            .and_then(|way| way.problem.as_ref())
+            .map(ToString::to_string),
         takes_connections: ready,
         connections: live.map(|live| live.half_open + live.established).sum(),
         traffic: match id {

@@ -12,7 +12,7 @@ mod table;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -49,18 +49,51 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv6Rule,
 ];
 
-/// Where packets for one address go.
+/// Where packets for one address go, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// Interface and Ethernet addresses.
+    /// Interface and Ethernet addresses; [`NextHop::UNKNOWN`] while packets can't take the way.
     pub next_hop: NextHop,
-    /// Largest IP packet that the way takes, in bytes.
+    /// Largest IP packet that the way takes, in bytes; 0 without a route.
     pub mtu: u16,
-    /// This host's own address on the way.
+    /// This host's own address on the way; unspecified (`0.0.0.0`) without a route.
     pub source: IpAddr,
 }
 
-/// Why there is no way to an address.
+impl Resolved {
+    /// Nothing is known: the program asks the routing table.
+    pub const fn unknown(ip: IpAddr) -> Self {
+        Self {
+            next_hop: NextHop::UNKNOWN,
+            mtu: 0,
+            source: match ip {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            },
+        }
+    }
+}
+
+/// The way to one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// What is known of it. A route tells source and MTU even while its neighbour is silent.
+    pub resolved: Resolved,
+    /// Why packets can't take it; `None` when they can.
+    pub problem: Option<Unresolved>,
+}
+
+impl Way {
+    /// No way at all.
+    pub const fn none(ip: IpAddr, problem: Unresolved) -> Self {
+        Self {
+            resolved: Resolved::unknown(ip),
+            problem: Some(problem),
+        }
+    }
+}
+
+/// Why packets have no way to an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unresolved {
     /// The routing table has nothing for it, or says that it can't be reached.
@@ -83,7 +116,7 @@ pub enum Unresolved {
 }
 
 /// What is known of each address that was asked for. One that is missing was not looked at yet.
-pub type Ways = HashMap<IpAddr, Result<Resolved, Unresolved>>;
+pub type Ways = HashMap<IpAddr, Way>;
 
 /// Why the kernel can't be asked any more.
 #[derive(Debug, thiserror::Error)]
@@ -199,7 +232,7 @@ impl Resolver {
     async fn publish(&mut self) -> Result<(), Error> {
         let ways = self.table.ways();
         for (target, way) in &ways {
-            if let Err(reason) = way {
+            if let Some(reason) = &way.problem {
                 debug!(%target, %reason, "no way to a backend");
             }
         }

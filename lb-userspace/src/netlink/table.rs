@@ -14,7 +14,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::packet_core::NetlinkPayload;
 
-use super::{Resolved, Unresolved, Ways};
+use super::{Resolved, Unresolved, Way, Ways};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,32 +219,46 @@ impl Table {
     pub(super) fn ways(&self) -> Ways {
         self.routes
             .iter()
-            .map(|(target, route)| (*target, route.clone().and_then(|route| self.way(&route))))
+            .map(|(target, route)| {
+                let way = match route {
+                    Ok(route) => self.way(*target, route),
+                    Err(reason) => Way::none(*target, reason.clone()),
+                };
+                (*target, way)
+            })
             .collect()
     }
 
-    fn way(&self, route: &Route) -> Result<Resolved, Unresolved> {
-        let key = route.neighbour;
-        // A route over a link that is not in the table was looked up while the link went.
-        let link = self.links.get(&key.ifindex).ok_or(Unresolved::NoRoute(key.address))?;
-        let source = link.mac.ok_or_else(|| Unresolved::NotEthernet(link.name.clone()))?;
-        let destination =
-            self.neighbours
-                .get(&key)
-                .and_then(Neighbour::usable)
-                .ok_or_else(|| Unresolved::NoNeighbour {
-                    neighbour: key.address,
-                    interface: link.name.clone(),
-                })?;
+    fn way(&self, target: IpAddr, route: &Route) -> Way {
+        let Some(link) = self.links.get(&route.neighbour.ifindex) else {
+            // A route over a link that is not in the table was looked up while the link went.
+            return Way::none(target, Unresolved::NoRoute(route.neighbour.address));
+        };
         let mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
-        Ok(Resolved {
-            next_hop: NextHop {
-                ifindex: key.ifindex,
-                destination,
-                source,
+        let next_hop = self.next_hop(route.neighbour, link);
+        Way {
+            resolved: Resolved {
+                next_hop: *next_hop.as_ref().unwrap_or(&NextHop::UNKNOWN),
+                mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+                source: route.source,
             },
-            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-            source: route.source,
+            problem: next_hop.err(),
+        }
+    }
+
+    fn next_hop(&self, key: NeighbourKey, link: &Link) -> Result<NextHop, Unresolved> {
+        let source = link.mac.ok_or_else(|| Unresolved::NotEthernet(link.name.clone()))?;
+        let neighbour = self.neighbours.get(&key);
+        let destination = neighbour
+            .and_then(Neighbour::usable)
+            .ok_or_else(|| Unresolved::NoNeighbour {
+                neighbour: key.address,
+                interface: link.name.clone(),
+            })?;
+        Ok(NextHop {
+            ifindex: key.ifindex,
+            destination,
+            source,
         })
     }
 
@@ -312,7 +326,7 @@ mod tests {
         }
     }
 
-    fn way(table: &Table) -> Result<Resolved, Unresolved> {
+    fn way(table: &Table) -> Way {
         table.ways().remove(&address("192.0.2.9")).unwrap()
     }
 
@@ -320,29 +334,53 @@ mod tests {
     fn way_is_made_of_route_link_and_neighbour() {
         assert_eq!(
             way(&table(NeighbourState::Reachable)),
-            Ok(Resolved {
-                next_hop: NextHop {
-                    ifindex: 3,
-                    destination: PEER,
-                    source: OWN,
+            Way {
+                resolved: Resolved {
+                    next_hop: NextHop {
+                        ifindex: 3,
+                        destination: PEER,
+                        source: OWN,
+                    },
+                    mtu: 1500,
+                    source: address("10.0.0.1"),
                 },
-                mtu: 1500,
-                source: address("10.0.0.1"),
-            })
+                problem: None,
+            }
         );
+    }
+
+    #[test]
+    fn source_and_mtu_are_known_as_long_as_there_is_a_route() {
+        let mut tunnel = table(NeighbourState::Reachable);
+        tunnel.links.get_mut(&3).unwrap().mac = None;
+        for table in [table(NeighbourState::Failed), tunnel] {
+            let way = way(&table);
+            assert!(way.problem.is_some());
+            assert_eq!(
+                way.resolved,
+                Resolved {
+                    next_hop: NextHop::UNKNOWN,
+                    mtu: 1500,
+                    source: address("10.0.0.1"),
+                }
+            );
+        }
+        let mut gone = table(NeighbourState::Reachable);
+        gone.links.clear();
+        assert_eq!(way(&gone).resolved, Resolved::unknown(address("192.0.2.9")));
     }
 
     #[test]
     fn neighbours_are_used_while_they_may_be_there_and_asked_for_otherwise() {
         use NeighbourState::{Delay, Failed, Incomplete, Permanent, Probe, Reachable, Stale};
         for state in [Reachable, Stale, Delay, Probe, Permanent] {
-            assert!(way(&table(state)).is_ok(), "{state:?}");
+            assert_eq!(way(&table(state)).problem, None, "{state:?}");
             assert_eq!(table(state).missing_neighbours(), [], "{state:?}");
         }
         for state in [Failed, Incomplete, NeighbourState::None] {
-            let error = way(&table(state)).unwrap_err();
+            let problem = way(&table(state)).problem.unwrap();
             assert_eq!(
-                error.to_string(),
+                problem.to_string(),
                 "neighbour 10.0.0.2 on eth1 does not answer, check that it is up and in the same network"
             );
             assert_eq!(table(state).missing_neighbours().len(), 1, "{state:?}");
@@ -358,18 +396,18 @@ mod tests {
             for route in table.routes.values_mut().flatten() {
                 route.mtu = on_route;
             }
-            assert_eq!(way(&table).unwrap().mtu, expected);
+            assert_eq!(way(&table).resolved.mtu, expected);
         }
         let mut jumbo = table(NeighbourState::Reachable);
         jumbo.links.get_mut(&3).unwrap().mtu = 65_536;
-        assert_eq!(way(&jumbo).unwrap().mtu, u16::MAX);
+        assert_eq!(way(&jumbo).resolved.mtu, u16::MAX);
     }
 
     #[test]
     fn tunnels_are_refused_with_a_reason_and_nobody_is_asked_for() {
         let mut table = table(NeighbourState::Failed);
         table.links.get_mut(&3).unwrap().mac = None;
-        assert_eq!(way(&table), Err(Unresolved::NotEthernet("eth1".to_owned())));
+        assert_eq!(way(&table).problem, Some(Unresolved::NotEthernet("eth1".to_owned())));
         assert_eq!(table.missing_neighbours(), []);
     }
 
@@ -386,6 +424,6 @@ mod tests {
         assert_eq!(table.change_neighbour(used, stale), Change::Neighbours);
         assert_eq!(table.change_neighbour(used, stale), Change::Nothing, "nothing new");
         assert_eq!(table.change_neighbour(used, None), Change::Neighbours);
-        assert!(way(&table).is_err());
+        assert!(way(&table).problem.is_some());
     }
 }

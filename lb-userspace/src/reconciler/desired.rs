@@ -2,13 +2,12 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use lb_common::{
     LAYOUT_VERSION,
-    backend::NextHop,
     service::Service as Record,
     settings::{PortRange, Settings},
 };
@@ -74,10 +73,7 @@ impl Desired {
                 .iter()
                 .map(|service| DesiredService::new(state, service))
                 .collect(),
-            ways: ways
-                .iter()
-                .map(|(ip, way)| (*ip, way.as_ref().copied().unwrap_or_else(|_| unknown(*ip))))
-                .collect(),
+            ways: ways.iter().map(|(ip, way)| (*ip, way.resolved)).collect(),
             settings: Settings {
                 layout: LAYOUT_VERSION,
                 hash_seed: 0,
@@ -112,17 +108,5 @@ impl DesiredService {
                 })
                 .collect(),
         }
-    }
-}
-
-/// The way to an address that has none: the program asks the routing table.
-pub(super) const fn unknown(ip: IpAddr) -> Resolved {
-    Resolved {
-        next_hop: NextHop::UNKNOWN,
-        mtu: 0,
-        source: match ip {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        },
     }
 }

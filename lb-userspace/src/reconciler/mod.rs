@@ -28,6 +28,7 @@ use crate::{
     dataplane::{BackendEntry, BackendId, Dataplane, Result, ServiceId},
     health::threshold::Status,
     model::Model,
+    netlink::Resolved,
     scheduler::{self, Candidate},
 };
 
@@ -147,7 +148,7 @@ fn wanted_backends(desired: &Desired, ids: &Ids, actual: &Actual) -> BTreeMap<Ba
         .collect();
     for ((service, service_id), backend_ids) in desired.services.iter().zip(&ids.services).zip(&ids.backends) {
         for (backend, id) in service.backends.iter().zip(backend_ids) {
-            let unknown = desired::unknown(backend.address.ip());
+            let unknown = Resolved::unknown(backend.address.ip());
             let entry = wanted.entry(*id).or_insert(BackendEntry {
                 service: *service_id,
                 address: backend.address,

@@ -24,7 +24,7 @@ use xlb::{
         Backend, Connections, Forwarding, HealthCheck, Listener, Model, Probe, Protocol, Scheduler, Service, Snat,
         Timeouts, WhenAllDown, store::Store,
     },
-    netlink::{Resolved, Unresolved, Ways},
+    netlink::{Resolved, Unresolved, Way, Ways},
     reconciler::{self, Desired},
 };
 
@@ -94,11 +94,15 @@ impl World {
             }
             ["way", ip, ifindex] => {
                 let ip: IpAddr = ip.parse().unwrap();
-                self.ways.insert(ip, Ok(way(ifindex.parse().unwrap())));
+                self.ways.insert(ip, way(ifindex.parse().unwrap()));
             }
             ["no-way", ip] => {
                 let ip: IpAddr = ip.parse().unwrap();
-                self.ways.insert(ip, Err(Unresolved::NoRoute(ip)));
+                self.ways.insert(ip, Way::none(ip, Unresolved::NoRoute(ip)));
+            }
+            ["no-neighbour", ip] => {
+                let ip: IpAddr = ip.parse().unwrap();
+                self.ways.insert(ip, way_without_neighbour(ip));
             }
             ["forget-ways"] => self.ways.clear(),
             ["connect", client, backend] => self.connect(address(client), BackendId(backend.parse().unwrap())),
@@ -389,14 +393,27 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-fn way(ifindex: u32) -> Resolved {
-    Resolved {
-        next_hop: NextHop {
-            ifindex,
-            destination: [2, 0, 0, 0, 0, 1],
-            source: [2, 0, 0, 0, 0, 2],
+fn way(ifindex: u32) -> Way {
+    Way {
+        resolved: Resolved {
+            next_hop: NextHop {
+                ifindex,
+                destination: [2, 0, 0, 0, 0, 1],
+                source: [2, 0, 0, 0, 0, 2],
+            },
+            mtu: 1500,
+            source: [10, 0, 0, 1].into(),
         },
-        mtu: 1500,
-        source: [10, 0, 0, 1].into(),
+        problem: None,
     }
+}
+
+fn way_without_neighbour(ip: IpAddr) -> Way {
+    let mut way = way(0);
+    way.resolved.next_hop = NextHop::UNKNOWN;
+    way.problem = Some(Unresolved::NoNeighbour {
+        neighbour: ip,
+        interface: "eth1".to_owned(),
+    });
+    way
 }
