@@ -91,8 +91,10 @@ impl Table {
         };
         table.load()?;
         table.configure()?;
-        if content == Content::Established {
-            table.establish(generator)?;
+        table.establish(generator)?;
+        if content == Content::Nothing {
+            // The kernel hands out the entries of a fresh table in the order of their addresses, those of a used one mixed.
+            table.clear()?;
         }
         Ok(table)
     }
