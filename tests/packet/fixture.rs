@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use aya::programs::Xdp;
@@ -17,6 +16,7 @@ use lb_common::{
     verdict,
 };
 use lb_tests::{
+    leftovers::Instance,
     names::{
         BACKEND_ROUTER_MAC, CLIENT, CLIENT_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, GATEWAY_TO_CLIENTS_MAC, SNAT, VIP,
     },
@@ -82,10 +82,8 @@ impl Fixture {
 
     /// Room for this many connections.
     pub(crate) fn with_capacity(connections: u32) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         lb_tests::topology::prepare().expect("a host for the laboratory");
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let pins = PathBuf::from(format!("/sys/fs/bpf/xlb-lab-{}-packet-{number}", std::process::id()));
+        let pins = Instance::next().pins();
         let directory = Pins::create(&pins).expect("a pin directory");
         let options = Options {
             max_connections: connections,
