@@ -1,4 +1,5 @@
 //! End to end: clients, routers, gateway and backends in network namespaces, ordinary sockets, offloads at their defaults.
 
+mod failover;
 mod forwarding;
 mod scene;

@@ -269,7 +269,11 @@ impl Drop for Gateway {
 }
 
 /// The `xlb` to test: `XLB_BIN`, else the one of this build, else the other profile's.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("XLB_BIN") {
         return Ok(path.into());
     }
