@@ -2,4 +2,5 @@
 
 mod failover;
 mod forwarding;
+mod restart;
 mod scene;
