@@ -2,5 +2,6 @@
 
 mod failover;
 mod forwarding;
+mod reload;
 mod restart;
 mod scene;
