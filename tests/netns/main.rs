@@ -2,6 +2,7 @@
 
 mod failover;
 mod forwarding;
+mod race;
 mod reload;
 mod restart;
 mod scene;
