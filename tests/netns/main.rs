@@ -2,6 +2,7 @@
 
 mod failover;
 mod forwarding;
+mod pins;
 mod race;
 mod reload;
 mod restart;
