@@ -2,6 +2,7 @@
 
 mod failover;
 mod forwarding;
+mod limits;
 mod pins;
 mod race;
 mod reload;
