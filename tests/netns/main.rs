@@ -8,3 +8,4 @@ mod race;
 mod reload;
 mod restart;
 mod scene;
+mod traceless;
