@@ -43,13 +43,13 @@ fn weighted(cell: Cell, weights: [u16; 3]) -> String {
 fn wait_for_shares(scene: &Scene, expected: &[(u32, usize)]) {
     let expected: BTreeMap<u32, usize> = expected.iter().copied().collect();
     let mut last = BTreeMap::new();
-    until_true("shares by weight", PATIENCE, || {
+    let reached = until_true("shares by weight", PATIENCE, || {
         // A quiet moment for the scheduler's turn: its cursor is shared with the other client.
         last = scene.answered(Protocol::Tcp, 60);
         let near = |(backend, share): (&u32, &usize)| last.get(backend).is_some_and(|seen| seen.abs_diff(*share) <= 8);
         last.len() == expected.len() && expected.iter().all(near)
-    })
-    .unwrap_or_else(|error| panic!("{error:#}: {last:?} instead of {expected:?}"));
+    });
+    assert!(reached.is_ok(), "{last:?} instead of {expected:?}");
 }
 
 fn backends_are_added_removed_and_reweighted(cell: Cell) {

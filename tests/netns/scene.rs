@@ -114,9 +114,7 @@ impl Scene {
     /// Waits until this many backends take connections.
     #[track_caller]
     pub(crate) fn wait_until_up(&self, count: usize) {
-        self.gateway
-            .wait_backends_up(count)
-            .unwrap_or_else(|error| panic!("{error:#}"));
+        self.gateway.wait_backends_up(count).expect("backends that are up");
     }
 
     /// Waits until this many backends have this health.
@@ -127,7 +125,7 @@ impl Scene {
             let matching = backends.iter().filter(|backend| backend["health"] == health).count();
             Ok((matching == count).then_some(()))
         })
-        .unwrap_or_else(|error| panic!("{error:#}"));
+        .expect("backends of this health");
     }
 
     /// Replaces the configuration, has the agent read it and waits for the outcome: the reason if it was refused.
