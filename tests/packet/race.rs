@@ -80,9 +80,9 @@ fn audit(fixture: &Fixture, flows: usize) -> BTreeMap<Tuple, BackendId> {
         .map(|entry| (entry.key, entry))
         .collect();
     for entry in entries.values() {
-        let twin = entries
-            .get(&entry.twin)
-            .unwrap_or_else(|| panic!("without its twin: {entry:?}"));
+        let twin = entries.get(&entry.twin);
+        assert!(twin.is_some(), "without its twin: {entry:?}");
+        let twin = twin.expect("its twin");
         assert_eq!(twin.twin, entry.key, "the twin is another one's: {entry:?} {twin:?}");
         assert_ne!(twin.direction, entry.direction, "{entry:?} {twin:?}");
         assert_eq!(twin.backend, entry.backend, "{entry:?} {twin:?}");
@@ -104,7 +104,8 @@ fn assert_agreed(fixture: &Fixture, sent: &[Vec<Sent>; 2]) {
     let table = audit(fixture, sent[0].len());
     let address_of = |id: BackendId| -> Ipv4Addr { [BACKEND_1, BACKEND_2, BACKEND_3][id.0 as usize - 10] };
     for ((port, one), other) in (FIRST_PORT..).zip(&sent[0]).zip(&sent[1]) {
-        let (source, backend) = one.unwrap_or_else(|| panic!("port {port}: forwarded"));
+        assert!(one.is_some(), "port {port}: forwarded");
+        let (source, backend) = one.expect("a packet");
         assert_eq!(Some((source, backend)), *other, "port {port}: both CPUs agree");
         let entry = table.iter().find(|(key, _)| key.source == (CLIENT, port).into());
         assert_eq!(entry.map(|(_, id)| address_of(*id)), Some(*backend.ip()), "port {port}");

@@ -1,6 +1,7 @@
 //! The agent's state for the control socket.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -87,14 +88,18 @@ fn service(
     dataplane: &AyaDataplane,
 ) -> Result<Service, DataplaneError> {
     let ids = observed.report.services.iter().find(|ids| ids.name == service.name);
-    let ready = state.ready(service);
+    // What is in force, which may be a moment behind what is known.
+    let slots: HashSet<BackendId> = match ids {
+        Some(ids) => dataplane.slots(ids.id)?.into_iter().collect(),
+        None => HashSet::new(),
+    };
     let backends = service
         .backends
         .iter()
-        .zip(ready)
-        .map(|(known, ready)| {
+        .map(|known| {
             let id = ids.and_then(|ids| backend_id(ids, known.address));
-            backend(known, service, state, ways, observed, dataplane, id, ready)
+            let takes_connections = id.is_some_and(|id| slots.contains(&id));
+            backend(known, service, state, ways, observed, dataplane, id, takes_connections)
         })
         .collect::<Result<Vec<_>, DataplaneError>>()?;
     let traffic = match ids {
@@ -141,7 +146,7 @@ fn backend(
     observed: &Observed,
     dataplane: &AyaDataplane,
     id: Option<BackendId>,
-    ready: bool,
+    takes_connections: bool,
 ) -> Result<Backend, DataplaneError> {
     let health = state.health(&service.name, backend.address);
     let live = observed
@@ -167,7 +172,7 @@ fn backend(
             .get(&backend.address.ip())
             .and_then(|way| way.problem.as_ref())
             .map(ToString::to_string),
-        takes_connections: ready,
+        takes_connections,
         connections: live.map(|live| live.half_open + live.established).sum(),
         traffic: match id {
             Some(id) => dataplane.backend_traffic(id)?.into(),
