@@ -153,6 +153,7 @@ fn restart<F: Family>(entry: *mut Connection<F>, known: &Connection<F>) {
         unsafe { (*twin).seen = 0 };
     }
     half_open_add(1);
+    stats::account_connection(known.service, known.backend);
 }
 
 /// The phase of the connection of `entry`. A missing twin counts as silent.

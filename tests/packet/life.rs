@@ -9,7 +9,7 @@ use lb_tests::{
     names::{BACKEND_1, BACKEND_2, CLIENT, VIP},
     packet::{Packet, TcpFlags},
 };
-use xlb::dataplane::{BackendId, ConnectionEntry, ServiceId};
+use xlb::dataplane::{BackendId, ConnectionEntry, Dataplane as _, ServiceId};
 
 use crate::fixture::{Fixture, PORT, from_backend, from_client, syn, to_backend, to_client};
 
@@ -100,6 +100,8 @@ fn syn_on_a_closed_connection_starts_anew_at_once() {
     assert_eq!(current_phase(&fixture), Phase::HalfOpen);
     assert_eq!(entry(&fixture, Direction::Forward).seen, Seen(Seen::SYN));
     assert_eq!(entry(&fixture, Direction::Reply).seen, Seen(0));
+    let traffic = fixture.dataplane.service_traffic(ServiceId(1)).expect("counters");
+    assert_eq!(traffic.connections, 2, "it counts as another connection");
 }
 
 #[test]
