@@ -37,6 +37,8 @@ enum Command {
     /// Show the agent, its interfaces, services and backends.
     Status(Status),
     /// Remove the data plane: links, programs, pins, nothing else. Forwarding ends, and with it every connection.
+    ///
+    /// Stop the agent first: it holds the pins while it runs.
     Detach(Detach),
     /// Show it all at work: clients, balancer and backends in network namespaces, with real traffic.
     ///
