@@ -14,8 +14,8 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, xdp_action},
-    helpers::generated::{bpf_fib_lookup as fib_lookup_helper, bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data},
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::generated::{bpf_l4_csum_replace, bpf_skb_pull_data},
     programs::{TcContext, XdpContext},
 };
 use lb_common::{
@@ -31,32 +31,11 @@ use crate::{
     parse::{MAX_HEADERS, Packet},
 };
 
-/// Size of the parameter block of the routing lookup; the kernel checks it.
-const FIB_PARAMS_LENGTH: i32 = 64;
-const _: () = assert!(size_of::<bpf_fib_lookup>() == 64);
-
 /// Reads `data` or `data_end` of a context, see [`Context::data`].
 #[inline(always)]
 fn read_pointer(field: *const u32) -> usize {
     // SAFETY: the kernel hands the program a valid context.
     unsafe { field.read_volatile() as usize }
-}
-
-#[inline(always)]
-fn fib_lookup(ctx: RawContext, params: &mut bpf_fib_lookup) -> i64 {
-    // SAFETY: the context is the program's own, the parameter block is initialised and of the length that is given.
-    unsafe { fib_lookup_helper(ctx, params, FIB_PARAMS_LENGTH, 0) }
-}
-
-#[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the helper returns a hook's action, a small positive number"
-)]
-#[expect(clippy::cast_sign_loss, reason = "as above")]
-fn redirect(ifindex: u32) -> u32 {
-    // SAFETY: takes numbers only; an interface that is gone makes the kernel drop the packet.
-    unsafe { bpf_redirect(ifindex, 0) as u32 }
 }
 
 /// Writes the L4 checksum field updated by `delta`, for a packet whose checksum is finished.
@@ -80,7 +59,7 @@ const GENERIC: u8 = 2;
 
 /// Native XDP behind a driver that hands over finished checksums.
 pub(crate) type Native = Xdp<NATIVE>;
-/// Native XDP on a virtual interface (veth, tap), where local sockets send.
+/// Native XDP on a virtual interface (veth), where local sockets send.
 pub(crate) type NativeVirtual = Xdp<NATIVE_VIRTUAL>;
 /// Generic XDP.
 pub(crate) type Generic = Xdp<GENERIC>;
@@ -133,8 +112,8 @@ impl<const KIND: u8> Context for Xdp<KIND> {
     }
 
     #[inline(always)]
-    fn fib_lookup(&self, params: &mut bpf_fib_lookup) -> i64 {
-        fib_lookup(self.0.as_ptr(), params)
+    fn raw(&self) -> RawContext {
+        self.0.as_ptr()
     }
 
     #[inline(always)]
@@ -148,11 +127,6 @@ impl<const KIND: u8> Context for Xdp<KIND> {
             return checksum::complete(self, packet, to);
         }
         update_finished(self, packet, delta)
-    }
-
-    #[inline(always)]
-    fn redirect(&self, ifindex: u32) -> u32 {
-        redirect(ifindex)
     }
 }
 
@@ -223,8 +197,8 @@ impl Context for Tc {
     }
 
     #[inline(always)]
-    fn fib_lookup(&self, params: &mut bpf_fib_lookup) -> i64 {
-        fib_lookup(self.0.as_ptr(), params)
+    fn raw(&self) -> RawContext {
+        self.0.as_ptr()
     }
 
     #[inline(always)]
@@ -243,10 +217,5 @@ impl Context for Tc {
         self.replace(offset, delta.addresses, BPF_F_PSEUDO_HDR | zero);
         self.replace(offset, delta.ports, zero);
         Ok(())
-    }
-
-    #[inline(always)]
-    fn redirect(&self, ifindex: u32) -> u32 {
-        redirect(ifindex)
     }
 }

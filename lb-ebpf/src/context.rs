@@ -2,7 +2,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::bpf_fib_lookup;
+use aya_ebpf::{
+    bindings::bpf_fib_lookup,
+    helpers::generated::{bpf_fib_lookup as bpf_fib_lookup_helper, bpf_redirect},
+};
 use lb_common::{
     Address,
     checksum::TupleDelta,
@@ -11,6 +14,10 @@ use lb_common::{
 };
 
 use crate::parse::Packet;
+
+/// Size of the parameter block of the routing lookup; the kernel checks it.
+const FIB_PARAMS_LENGTH: i32 = 64;
+const _: () = assert!(size_of::<bpf_fib_lookup>() == 64);
 
 /// A packet at a hook.
 pub(crate) trait Context {
@@ -44,8 +51,15 @@ pub(crate) trait Context {
     /// Whether the packet is one that is cut to the size of the next hop later on (GSO), so that its own length means nothing.
     fn is_segmented_later(&self) -> bool;
 
+    /// The context as helpers want it.
+    fn raw(&self) -> RawContext;
+
     /// Asks the kernel's routing table; returns a `BPF_FIB_LKUP_RET_*` number or a negative error.
-    fn fib_lookup(&self, params: &mut bpf_fib_lookup) -> i64;
+    #[inline(always)]
+    fn fib_lookup(&self, params: &mut bpf_fib_lookup) -> i64 {
+        // SAFETY: the context is the program's own, the parameter block is initialised and of the length that is given.
+        unsafe { bpf_fib_lookup_helper(self.raw(), params, FIB_PARAMS_LENGTH, 0) }
+    }
 
     /// Makes the L4 checksum right for a packet that now has the tuple `to`, all else already being rewritten.
     fn finish_l4_checksum<A: Address>(
@@ -56,7 +70,16 @@ pub(crate) trait Context {
     ) -> Result<(), Verdict>;
 
     /// Sends the packet out of an interface and returns the hook's action for that.
-    fn redirect(&self, ifindex: u32) -> u32;
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the helper returns a hook's action, a small positive number"
+    )]
+    #[expect(clippy::cast_sign_loss, reason = "as above")]
+    fn redirect(&self, ifindex: u32) -> u32 {
+        // SAFETY: takes numbers only; an interface that is gone makes the kernel drop the packet.
+        unsafe { bpf_redirect(ifindex, 0) as u32 }
+    }
 
     /// A pointer to a `T` at `offset` bytes into the frame, or `None` if the frame ends before it does.
     ///
