@@ -47,35 +47,44 @@ pub(super) fn targets(model: &Model, report: &Report) -> BTreeSet<IpAddr> {
 }
 
 /// The ports that `full_nat` must leave alone: those that this host's own sockets take by themselves, if the two share an address.
-///
-/// A pool of addresses that no interface has is all `full_nat`'s.
+/// None where nothing else would be left.
 pub(super) async fn ports_of_own_sockets(snat: &Snat) -> PortRange {
-    let shared = snat.addresses.is_empty()
-        || match interfaces::addresses().await {
-            Ok(own) => snat.addresses.iter().any(|address| own.contains(address)),
-            Err(error) => {
-                warn!(%error, "cannot list this host's addresses; leaving its port range alone to be safe");
-                true
-            }
-        };
-    if !shared {
+    let own = local_port_range();
+    if lies_within(snat, own) || !shares_addresses(snat).await {
         return PortRange::EMPTY;
     }
+    own
+}
+
+/// Says so when `full_nat` has no ports but those of this host's own sockets.
+pub(super) async fn warn_of_shared_ports(snat: &Snat) {
     let own = local_port_range();
-    let pool = PortRange {
-        first: *snat.ports.start(),
-        last: *snat.ports.end(),
-    };
-    if own.first <= pool.first && pool.last <= own.last {
+    if lies_within(snat, own) && shares_addresses(snat).await {
         warn!(
             first = own.first,
             last = own.last,
             "snat.ports lies within the ports of this host's own sockets (net.ipv4.ip_local_port_range): a connection of this \
              host may be taken for a client's"
         );
-        return PortRange::EMPTY;
     }
-    own
+}
+
+const fn lies_within(snat: &Snat, own: PortRange) -> bool {
+    own.first <= *snat.ports.start() && *snat.ports.end() <= own.last
+}
+
+/// Whether `full_nat` uses addresses of this host. A pool of addresses that no interface has is all `full_nat`'s.
+async fn shares_addresses(snat: &Snat) -> bool {
+    if snat.addresses.is_empty() {
+        return true;
+    }
+    match interfaces::addresses().await {
+        Ok(own) => snat.addresses.iter().any(|address| own.contains(address)),
+        Err(error) => {
+            warn!(%error, "cannot list this host's addresses; leaving its port range alone to be safe");
+            true
+        }
+    }
 }
 
 /// The ports that the kernel gives to sockets that ask for none.

@@ -32,7 +32,7 @@ use crate::{
         server::Socket,
         status::{Interface, Reload},
     },
-    config::{self, ConfigError, Loaded},
+    config::{self, Loaded},
     dataplane::{
         aya::{AyaDataplane, Device, Options, remove_all},
         pins::{Pins, PinsLock},
@@ -125,6 +125,7 @@ pub async fn run(config: &Path, pins: &Path) -> Result<()> {
 async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)> {
     let Loaded { model, warnings } = config::load(config)?;
     log_warnings(config, &warnings);
+    host::warn_of_shared_ports(&model.snat).await;
     let devices = host::devices(&model).await?;
     let socket = Socket::bind(&model.socket).await?;
 
@@ -230,6 +231,7 @@ async fn reload(shared: &Arc<Shared>) {
 async fn try_reload(shared: &Arc<Shared>) -> Result<()> {
     let Loaded { model, warnings } = config::load(&shared.config)?;
     log_warnings(&shared.config, &warnings);
+    host::warn_of_shared_ports(&model.snat).await;
     let devices = host::devices(&model).await?;
     let former = lock(&shared.observed).devices.clone();
     let before = shared.store.state().clone();
@@ -265,9 +267,4 @@ fn log_warnings(config: &Path, warnings: &[config::Diagnostic]) {
     for warning in warnings {
         warn!("{}", warning.render(&file));
     }
-}
-
-/// Whether an error is about the configuration file, and its text complete in itself.
-pub fn is_config_error(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<ConfigError>().is_some()
 }
