@@ -1,13 +1,21 @@
 //! The five-tuple.
 
-use crate::{Address, address::V4, byte_order::Be16};
+use crate::{
+    Address,
+    address::{V4, V6},
+    byte_order::Be16,
+};
 
 /// Protocol numbers of the IP header (IANA, "Assigned Internet Protocol Numbers").
 pub mod protocol {
+    /// Internet Control Message Protocol, for IPv4.
+    pub const ICMP: u8 = 1;
     /// Transmission Control Protocol.
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
     pub const UDP: u8 = 17;
+    /// Internet Control Message Protocol, for IPv6.
+    pub const ICMP_V6: u8 = 58;
 }
 
 /// The five-tuple of a packet as it arrives, and the key of the connection tables.
@@ -28,6 +36,7 @@ pub struct FlowKey<A> {
 }
 
 const _: () = assert!(size_of::<FlowKey<V4>>() == 16);
+const _: () = assert!(size_of::<FlowKey<V6>>() == 40);
 
 impl<A: Address> FlowKey<A> {
     /// The tuple `source` to `destination` of `protocol`.
@@ -61,6 +70,9 @@ impl<A: Address> FlowKey<A> {
 #[cfg(feature = "user")]
 // SAFETY: `#[repr(C)]`, padding is a field, every bit pattern is a value.
 unsafe impl aya::Pod for FlowKey<V4> {}
+#[cfg(feature = "user")]
+// SAFETY: as above.
+unsafe impl aya::Pod for FlowKey<V6> {}
 
 #[cfg(test)]
 mod tests {

@@ -10,15 +10,19 @@ pub struct Settings {
     pub hash_seed: u32,
     /// Half-open connections beyond which new ones are refused.
     pub half_open_max: u32,
-    /// Number of addresses in the `snat` pool; 0: each backend's own source address.
-    pub snat_addresses: u32,
-    /// Ports for `full_nat`.
+    /// Number of IPv4 addresses in the `snat` pool; 0: each backend's own source address.
+    pub snat_addresses_v4: u32,
+    /// Number of IPv6 addresses in the `snat` pool; 0: each backend's own source address.
+    pub snat_addresses_v6: u32,
+    /// Number of port prefixes in the maps of port ranges; 0 spares the program the second lookup.
+    pub port_prefixes: u32,
+    /// Ports for translated sources.
     pub snat_ports: PortRange,
-    /// Ports that `full_nat` must leave to this host's own sockets; empty when `first` is above `last`.
+    /// Ports that translated sources must leave to this host's own sockets; empty when `first` is above `last`.
     pub host_ports: PortRange,
 }
 
-const _: () = assert!(size_of::<Settings>() == 24);
+const _: () = assert!(size_of::<Settings>() == 32);
 
 /// Ports `first..=last`, in the machine's byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -36,6 +36,10 @@ reasons! {
         Forward = 0, "forward";
         /// A backend's packet, sent to its client.
         Reply = 1, "reply";
+        /// An ICMP error about a connection, translated and sent to whom it concerns.
+        IcmpError = 2, "icmp_error";
+        /// An echo request (ping) to a VIP, answered.
+        Echo = 3, "echo";
     }
 }
 
@@ -44,24 +48,27 @@ reasons! {
     PassReason {
         /// Not an IP packet: ARP, LLDP and the like.
         NotIp = 8, "not_ip";
-        /// IP, but neither TCP nor UDP.
+        /// IP, but neither TCP nor UDP, nor an ICMP message that concerns a connection or a VIP.
         NotTcpOrUdp = 9, "not_tcp_or_udp";
         /// Addressed to no listener, and part of no connection.
         NoListener = 10, "no_listener";
         /// TCP to a listener, but part of no connection and not a SYN. The kernel answers with a reset if it owns the VIP.
         NoConnection = 11, "no_connection";
-        /// A fragment of an IP packet.
+        /// A fragment of an IP packet whose first fragment was not for a listener.
         Fragment = 12, "fragment";
         /// Cut short, or with lengths that contradict each other.
         Malformed = 13, "malformed";
-        /// The time to live ends here.
-        TtlExpired = 14, "ttl_expired";
         /// The source address can't be answered.
         InvalidSource = 15, "invalid_source";
         /// In generic mode: a packet with an unfinished checksum, taken up again at the tc hook of the same interface.
         LeftToTc = 16, "left_to_tc";
         /// Sent to a group of hosts or to all of them on the link (Ethernet multicast and broadcast).
         NotUnicast = 17, "not_unicast";
+        /// An IPv6 packet with more extension headers than are followed, or with one that must not be translated past: a source route
+        /// that is not at its end.
+        ExtensionHeaders = 18, "extension_headers";
+        /// An ICMP error about no connection of ours: about this host's own, most likely.
+        IcmpUnrelated = 19, "icmp_unrelated";
     }
 }
 
@@ -82,10 +89,22 @@ reasons! {
         NoNeighbor = 37, "no_neighbor";
         /// There is no route to the backend, or forwarding is switched off on the interface.
         NoRoute = 38, "no_route";
-        /// Larger than the way to the backend takes.
+        /// Larger than the way ahead takes. The sender is told.
         TooBig = 39, "too_big";
         /// The packet, or its connection, changed under the program's hands: another CPU was ending it at that moment.
         Vanished = 40, "vanished";
+        /// The time to live ended here. The sender is told.
+        TtlExpired = 41, "ttl_expired";
+        /// An ICMP error with a wrong checksum, its own or that of the header it quotes (RFC 5508, REQ-3).
+        IcmpChecksum = 42, "icmp_checksum";
+        /// An echo request to a VIP whose service says `echo: off`.
+        EchoRefused = 43, "echo_refused";
+        /// A first fragment that contradicts another first fragment of the same packet, or one that is too short to be judged by.
+        FragmentConflict = 44, "fragment_conflict";
+        /// A fragment that came before the first one of its packet: it waits, and is seen again once that has come.
+        FragmentHeld = 45, "fragment_held";
+        /// A fragment that came before the first one of its packet, and there was no room for it to wait.
+        FragmentLost = 46, "fragment_lost";
     }
 }
 
@@ -94,6 +113,10 @@ reasons! {
     Event {
         /// One of a connection's two entries was gone and was made anew from the other.
         PairRepaired = 56, "pair_repaired";
+        /// An ICMP error was sent to the sender of a packet that can't go on.
+        IcmpSent = 57, "icmp_sent";
+        /// A `nat` connection got a translated source, because without it no reply would come back through here.
+        SourceTranslated = 58, "source_translated";
     }
 }
 
@@ -106,6 +129,8 @@ pub enum Verdict {
     Drop(DropReason),
     /// Leave it to the kernel without counting it: a hook before this one judged it.
     AlreadyJudged,
+    /// Drop it, and tell its sender.
+    Refuse(Refusal),
 }
 
 impl From<PassReason> for Verdict {
@@ -120,6 +145,15 @@ impl From<DropReason> for Verdict {
     fn from(reason: DropReason) -> Self {
         Self::Drop(reason)
     }
+}
+
+/// Why a packet can't go on, so that its sender must be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its time to live ends here.
+    TtlExpired,
+    /// It is larger than what the way ahead takes: this many bytes.
+    TooBig(u16),
 }
 
 /// A counted outcome of a packet: its index in the counter map, and how metrics spell verdict and reason.
