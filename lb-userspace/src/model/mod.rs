@@ -77,10 +77,10 @@ pub struct Timeouts {
     pub udp: Duration,
 }
 
-/// Source addresses and ports for `full_nat`.
+/// Source addresses and ports for translated sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snat {
-    /// The pool; empty: the egress interface's own address.
+    /// The pool, of both IP families; one without any uses the egress interface's own address.
     pub addresses: Vec<IpAddr>,
     /// The ports to take from.
     pub ports: RangeInclusive<u16>,
@@ -101,17 +101,66 @@ pub struct Service {
     pub health_check: Option<HealthCheck>,
     /// What happens to new connections while every backend is down.
     pub when_all_down: WhenAllDown,
-    /// The backends; addresses are unique within the service.
+    /// Who answers echo requests (ping) to the VIPs. Services that share a VIP agree.
+    pub echo: Echo,
+    /// The backends; addresses are unique within the service, and of the listeners' IP family.
     pub backends: Vec<Backend>,
 }
 
-/// VIP, port and protocol.
+/// VIP, ports and protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Listener {
-    /// VIP and port.
-    pub address: SocketAddr,
+    /// The VIP.
+    pub address: IpAddr,
+    /// The ports that clients dial.
+    pub ports: Ports,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+/// One port, or a range of them: `first..=last`, the first not above the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ports {
+    /// Lowest port.
+    pub first: u16,
+    /// Highest port.
+    pub last: u16,
+}
+
+impl Ports {
+    /// Every port, written `*`.
+    pub const ANY: Self = Self {
+        first: 1,
+        last: u16::MAX,
+    };
+
+    /// One port.
+    pub const fn single(port: u16) -> Self {
+        Self {
+            first: port,
+            last: port,
+        }
+    }
+
+    /// The port, if it is one.
+    pub const fn as_single(self) -> Option<u16> {
+        if self.first == self.last { Some(self.first) } else { None }
+    }
+
+    /// Whether both have a port in common.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_single() {
+            Some(port) => write!(f, "{port}"),
+            None if *self == Self::ANY => f.write_str("*"),
+            None => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
 }
 
 /// A transport protocol.
@@ -145,14 +194,17 @@ impl fmt::Display for Protocol {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, self.address)
+        match self.address {
+            IpAddr::V4(address) => write!(f, "{} {address}:{}", self.protocol, self.ports),
+            IpAddr::V6(address) => write!(f, "{} [{address}]:{}", self.protocol, self.ports),
+        }
     }
 }
 
 /// A server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Where it listens.
+    /// Where it listens; port 0: the port that the client dialled.
     pub address: SocketAddr,
     /// Its share of new connections relative to the others; 0 drains it.
     pub weight: u16,
@@ -166,6 +218,18 @@ pub enum WhenAllDown {
     ForwardToAll,
     /// They are dropped and counted.
     Drop,
+}
+
+/// Who answers echo requests (ping) to a VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Echo {
+    /// The kernel if it owns the address, else xlb.
+    #[default]
+    Auto,
+    /// xlb.
+    On,
+    /// Nobody: they are dropped and counted.
+    Off,
 }
 
 /// How the backends of a service are probed.
