@@ -18,6 +18,7 @@ pub mod fragment;
 pub mod interface;
 pub mod limits;
 pub mod maps;
+pub mod packet;
 pub mod port_prefix;
 pub mod role;
 pub mod scheduler;

@@ -105,6 +105,8 @@ reasons! {
         FragmentHeld = 45, "fragment_held";
         /// A fragment that came before the first one of its packet, and there was no room for it to wait.
         FragmentLost = 46, "fragment_lost";
+        /// The frame has no room for the VLAN tags or the ICMP error that it should leave with.
+        NoHeadroom = 47, "no_headroom";
     }
 }
 
@@ -120,40 +122,123 @@ reasons! {
     }
 }
 
-/// What the program decided for a packet that it does not forward.
+/// What the program decided for a packet that it does not forward: one word, since the compiler fills the unused parts of a larger value
+/// with what the kernel's verifier refuses to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Verdict(u32);
+
+/// A [`Verdict`], spelled out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Leave it to the kernel, unmodified.
-    Pass(PassReason),
-    /// Drop it.
-    Drop(DropReason),
+pub enum Decision {
+    /// Leave it to the kernel, unmodified, and count it under the number of a [`PassReason`].
+    Pass(u32),
+    /// Drop it, and count it under the number of a [`DropReason`].
+    Drop(u32),
     /// Leave it to the kernel without counting it: a hook before this one judged it.
     AlreadyJudged,
     /// Drop it, and tell its sender.
     Refuse(Refusal),
 }
 
+/// Why a packet can't go on, so that its sender must be told: one word, for the reason given at [`Verdict`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Refusal(u16);
+
+impl Refusal {
+    /// Its time to live ends here.
+    pub const TTL_EXPIRED: Self = Self(0);
+
+    /// It is larger than what the way ahead takes: this many bytes.
+    #[inline(always)]
+    pub const fn too_big(mtu: u16) -> Self {
+        Self(mtu)
+    }
+
+    /// Whether its time to live ends here; else it is too big.
+    #[inline(always)]
+    pub const fn is_ttl_expired(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Bytes that the way ahead takes; 0 for a packet that is not too big.
+    #[inline(always)]
+    pub const fn mtu(self) -> u16 {
+        self.0
+    }
+
+    /// The reason under which the packet is counted.
+    #[inline(always)]
+    pub const fn reason(self) -> DropReason {
+        if self.is_ttl_expired() {
+            DropReason::TtlExpired
+        } else {
+            DropReason::TooBig
+        }
+    }
+}
+
+impl Verdict {
+    /// Leave it to the kernel without counting it.
+    pub const ALREADY_JUDGED: Self = Self(Self::JUDGED);
+    // What stands in the upper half.
+    const PASS: u32 = 0 << 16;
+    const DROP: u32 = 1 << 16;
+    const JUDGED: u32 = 2 << 16;
+    const REFUSE: u32 = 3 << 16;
+
+    /// The word.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// From what [`to_bits`](Self::to_bits) returned.
+    #[inline(always)]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// The verdict, spelled out.
+    #[inline(always)]
+    pub const fn decision(self) -> Decision {
+        let value = self.0 & 0xffff;
+        match self.0 & !0xffff {
+            Self::PASS => Decision::Pass(value),
+            Self::JUDGED => Decision::AlreadyJudged,
+            #[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits above")]
+            Self::REFUSE => Decision::Refuse(Refusal(value as u16)),
+            _ => Decision::Drop(value),
+        }
+    }
+}
+
+impl core::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.decision().fmt(f)
+    }
+}
+
 impl From<PassReason> for Verdict {
     #[inline(always)]
     fn from(reason: PassReason) -> Self {
-        Self::Pass(reason)
+        Self(Self::PASS | reason as u32)
     }
 }
 
 impl From<DropReason> for Verdict {
     #[inline(always)]
     fn from(reason: DropReason) -> Self {
-        Self::Drop(reason)
+        Self(Self::DROP | reason as u32)
     }
 }
 
-/// Why a packet can't go on, so that its sender must be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Its time to live ends here.
-    TtlExpired,
-    /// It is larger than what the way ahead takes: this many bytes.
-    TooBig(u16),
+impl From<Refusal> for Verdict {
+    #[inline(always)]
+    fn from(refusal: Refusal) -> Self {
+        Self(Self::REFUSE | refusal.0 as u32)
+    }
 }
 
 /// A counted outcome of a packet: its index in the counter map, and how metrics spell verdict and reason.

@@ -25,6 +25,8 @@ use lb_common::{
     settings::Settings,
 };
 
+use crate::{desk::Room, scratch::Scratch};
+
 /// Inner arrays of one map may differ in size (`BPF_F_INNER_MAP`, kernel 5.10).
 const INNER_MAP: usize = 0x1000;
 /// For maps that the agent alone writes, mostly empty: memory as it is needed.
@@ -102,6 +104,14 @@ pub(crate) static HELD: RingBuf<HeldFragment, { HELD_BYTES as usize }> = RingBuf
 
 #[btf_map]
 pub(crate) static ICMP_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+
+/// See [`crate::desk`]. Holds nothing between packets, and is not pinned.
+#[btf_map]
+pub(crate) static DESK: PerCpuArray<Room, 1> = PerCpuArray::new();
+
+/// See [`crate::scratch`]. Holds nothing between packets, and is not pinned.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
