@@ -144,7 +144,19 @@ impl Ports {
 
     /// The port, if it is one.
     pub const fn as_single(self) -> Option<u16> {
-        if self.first == self.last { Some(self.first) } else { None }
+        if self.first == self.last {
+            Some(self.first)
+        } else {
+            None
+        }
+    }
+
+    /// The prefixes that cover them, each as its first port and the number of bits that count, as the maps of port ranges have them.
+    ///
+    /// Any port includes port 0, which nobody dials: that makes one prefix of 16.
+    pub fn prefixes(self) -> impl Iterator<Item = (u16, u32)> {
+        let first = if self == Self::ANY { 0 } else { self.first };
+        lb_common::port_prefix::prefixes(first, self.last)
     }
 
     /// Whether both have a port in common.
@@ -230,6 +242,16 @@ pub enum Echo {
     On,
     /// Nobody: they are dropped and counted.
     Off,
+}
+
+impl fmt::Display for Echo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
 }
 
 /// How the backends of a service are probed.
