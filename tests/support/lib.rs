@@ -1,6 +1,7 @@
 //! The laboratory: everything that tests, demo and benchmarks need around the product.
 //!
 //! - [`packet`], [`diff`], [`checksum`]: packets made, compared and verified without any code of the product, so that they can judge it.
+//!   [`layers`] says where in a frame things are.
 //! - [`program`]: one frame through a loaded XDP program by `BPF_PROG_TEST_RUN`.
 //! - [`topology`]: clients, routers, gateway and backends in [`namespace`]s; [`names`] has their addresses, [`leftovers`] their end.
 //! - [`gateway`]: the command `xlb` in the gateway's namespace.
@@ -14,6 +15,8 @@ pub mod counters;
 #[cfg(feature = "packets")]
 pub mod diff;
 pub mod gateway;
+#[cfg(feature = "packets")]
+pub mod layers;
 pub mod leftovers;
 pub mod names;
 pub mod namespace;
