@@ -4,11 +4,13 @@
 //!   [`layers`] says where in a frame things are.
 //! - [`program`]: one frame through a loaded XDP program by `BPF_PROG_TEST_RUN`.
 //! - [`topology`]: clients, routers, gateway and backends in [`namespace`]s; [`names`] has their addresses, [`leftovers`] their end.
-//! - [`gateway`]: the command `xlb` in the gateway's namespace.
-//! - [`traffic`]: backends and clients with ordinary sockets; [`counters`]: what the kernel counted meanwhile.
+//! - [`gateway`]: the command `xlb` in the gateway's namespace; [`cell`]: the test matrix, and configurations for it.
+//! - [`traffic`]: backends and clients with ordinary sockets; [`raw_socket`]: single frames; [`counters`]: what the kernel counted
+//!   meanwhile.
 //!
 //! A laboratory needs root. Device offloads stay at the kernel's defaults throughout.
 
+pub mod cell;
 #[cfg(feature = "packets")]
 pub mod checksum;
 pub mod counters;
@@ -25,6 +27,8 @@ pub mod packet;
 #[cfg(feature = "packets")]
 pub mod program;
 pub mod raw_program;
+#[cfg(feature = "packets")]
+pub mod raw_socket;
 pub mod topology;
 pub mod traffic;
 pub mod wait;

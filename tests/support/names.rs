@@ -7,6 +7,9 @@
 //! 10.1.0.0/24          10.2.0.0/24             10.3.0.0/24              10.4.0.0/24
 //! 2001:db8:1::/64      2001:db8:2::/64         2001:db8:3::/64          2001:db8:4::/64
 //! ```
+//!
+//! [`crate::topology::Wiring`] can put the gateway into the backends' network, and a link between the routers: 10.5.0.0/24 and
+//! 2001:db8:6::/64.
 
 use std::{
     fmt,
@@ -32,6 +35,12 @@ pub const GATEWAY_TO_BACKENDS: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 1);
 pub const BACKEND_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 2);
 /// The backend router, on the backends' network.
 pub const BACKEND_LAN_ROUTER: Ipv4Addr = Ipv4Addr::new(10, 4, 0, 1);
+/// The gateway, on the backends' network; only if it is wired so.
+pub const GATEWAY_ON_LAN: Ipv4Addr = Ipv4Addr::new(10, 4, 0, 2);
+/// The client router, on the link to the backend router; only if there is one.
+pub const CLIENT_ROUTER_DIRECT: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 1);
+/// The backend router, on the link to the client router; only if there is one.
+pub const BACKEND_ROUTER_DIRECT: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
 /// The first backend.
 pub const BACKEND_1: Ipv4Addr = backend(1);
 /// The second backend.
@@ -62,6 +71,12 @@ pub const GATEWAY_TO_BACKENDS_V6: Ipv6Addr = documentation(3, 0x01);
 pub const BACKEND_ROUTER_V6: Ipv6Addr = documentation(3, 0x02);
 /// The IPv6 twin of [`BACKEND_LAN_ROUTER`].
 pub const BACKEND_LAN_ROUTER_V6: Ipv6Addr = documentation(4, 0x01);
+/// The IPv6 twin of [`GATEWAY_ON_LAN`].
+pub const GATEWAY_ON_LAN_V6: Ipv6Addr = documentation(4, 0x02);
+/// The IPv6 twin of [`CLIENT_ROUTER_DIRECT`].
+pub const CLIENT_ROUTER_DIRECT_V6: Ipv6Addr = documentation(6, 0x01);
+/// The IPv6 twin of [`BACKEND_ROUTER_DIRECT`].
+pub const BACKEND_ROUTER_DIRECT_V6: Ipv6Addr = documentation(6, 0x02);
 /// The IPv6 twin of [`BACKEND_1`].
 pub const BACKEND_1_V6: Ipv6Addr = backend_v6(1);
 /// The IPv6 twin of [`BACKEND_2`].
@@ -183,6 +198,21 @@ impl Family {
         self.pick(BACKEND_LAN_ROUTER, BACKEND_LAN_ROUTER_V6)
     }
 
+    /// The gateway, on the backends' network; only if it is wired so.
+    pub const fn gateway_on_lan(self) -> IpAddr {
+        self.pick(GATEWAY_ON_LAN, GATEWAY_ON_LAN_V6)
+    }
+
+    /// The client router, on the link to the backend router; only if there is one.
+    pub const fn client_router_direct(self) -> IpAddr {
+        self.pick(CLIENT_ROUTER_DIRECT, CLIENT_ROUTER_DIRECT_V6)
+    }
+
+    /// The backend router, on the link to the client router; only if there is one.
+    pub const fn backend_router_direct(self) -> IpAddr {
+        self.pick(BACKEND_ROUTER_DIRECT, BACKEND_ROUTER_DIRECT_V6)
+    }
+
     /// The backend with this number, from 1.
     pub const fn backend(self, number: u8) -> IpAddr {
         self.pick(backend(number), backend_v6(number))
@@ -201,6 +231,54 @@ impl Family {
     /// The address for the `snat` pool.
     pub const fn snat(self) -> IpAddr {
         self.pick(SNAT, SNAT_V6)
+    }
+
+    /// The clients' network, as `ip` reads it.
+    pub const fn client_network(self) -> &'static str {
+        match self {
+            Self::V4 => "10.1.0.0/24",
+            Self::V6 => "2001:db8:1::/64",
+        }
+    }
+
+    /// The backends' network, as `ip` reads it.
+    pub const fn backend_network(self) -> &'static str {
+        match self {
+            Self::V4 => "10.4.0.0/24",
+            Self::V6 => "2001:db8:4::/64",
+        }
+    }
+
+    /// The network of the VIPs, as `ip` reads it.
+    pub const fn vip_network(self) -> &'static str {
+        match self {
+            Self::V4 => "203.0.113.0/24",
+            Self::V6 => "2001:db8::/64",
+        }
+    }
+
+    /// Prefix length of every network of the laboratory.
+    pub const fn prefix_length(self) -> u8 {
+        match self {
+            Self::V4 => 24,
+            Self::V6 => 64,
+        }
+    }
+
+    /// Prefix length of a single address.
+    pub const fn host_prefix_length(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+
+    /// The largest TCP segment in an Ethernet frame without options.
+    pub const fn ethernet_segment(self) -> u16 {
+        match self {
+            Self::V4 => 1460,
+            Self::V6 => 1440,
+        }
     }
 
     /// The address that means "any".

@@ -13,9 +13,9 @@ use crate::{checksum::Sum, names::Family};
 /// An IPv6 extension header (RFC 8200, section 4). They stand in a packet as given, whether or not the RFC knows such an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {
-    /// Hop-by-hop options, all padding: this many units of 8 bytes beyond the first.
+    /// Hop-by-hop options that nobody knows and everybody skips: this many units of 8 bytes beyond the first.
     HopByHop(u8),
-    /// Destination options, all padding: this many units of 8 bytes beyond the first.
+    /// Destination options of the same kind: this many units of 8 bytes beyond the first.
     Destination(u8),
     /// A routing header with one address, the packet's own destination, so that the checksum is right whoever reads it.
     Routing {
@@ -64,7 +64,7 @@ impl Extension {
             Ipv6RawExtHeader::new_raw(next, content).map_or_else(|_| Vec::new(), |header| header.to_bytes().to_vec())
         };
         match self {
-            Self::HopByHop(units) | Self::Destination(units) => raw(&padding(units)),
+            Self::HopByHop(units) | Self::Destination(units) => raw(&options(units)),
             Self::Routing { kind, segments_left } => {
                 let mut content = vec![kind, segments_left, 0, 0, 0, 0];
                 content.extend(destination.octets());
@@ -82,15 +82,17 @@ impl Extension {
     }
 }
 
-/// Options that fill a header of this many units of 8 bytes beyond the first: `PadN` as often as needed (RFC 8200, section 4.2).
-fn padding(units: u8) -> Vec<u8> {
+/// Options that fill a header of this many units of 8 bytes beyond the first. They are of a type for experiments that is skipped by
+/// who does not know it (RFC 4727, section 3.1): of plain padding Linux takes 7 bytes at most, and of options 8.
+fn options(units: u8) -> Vec<u8> {
+    const EXPERIMENT: u8 = 0x1e;
     let mut left = 6 + 8 * usize::from(units);
     let mut options = Vec::with_capacity(left);
     while left > 0 {
-        // All of it is even, so no single byte is left over, which could not be a PadN.
+        // All of it is even, so no single byte is left over, which could not be such an option.
         let length = left.min(256);
         let content = u8::try_from(length - 2).unwrap_or(0);
-        options.extend([1, content]);
+        options.extend([EXPERIMENT, content]);
         options.resize(options.len() + usize::from(content), 0);
         left -= length;
     }
