@@ -55,6 +55,7 @@ fn vip_belongs_to_the_gateway_only_if_asked_for() -> Result<()> {
             gateway_owns_vip: owned,
             clients: 1,
             backends: 1,
+            ..LabOptions::default()
         })?;
         assert_eq!(lab.clients.len() + lab.backends.len(), 2);
         // Nothing listens: the owner refuses, a gateway without a route says so.

@@ -1,6 +1,6 @@
 //! Connections through the VIP.
 
-use lb_tests::{names::CLIENT, traffic::Protocol};
+use lb_tests::traffic::Protocol;
 
 use crate::scene::{MATRIX, Scene};
 
@@ -21,7 +21,7 @@ fn tcp_and_udp_are_spread_over_all_backends() {
             let even = shares.len() == 3 && shares.values().all(|share| (80..=120).contains(share));
             assert!(even, "{cell}, {protocol:?}: {shares:?}");
             let seen = report.clients_seen();
-            let keeps_client = seen.contains(&CLIENT.into());
+            let keeps_client = seen.contains(&cell.family.client(1));
             assert_eq!(
                 keeps_client,
                 cell.forwarding == "nat",

@@ -63,7 +63,7 @@ fn random_packets_leave_with_the_checksums_of_a_full_recomputation() {
             }
             let (source, _) = lb_tests::diff::endpoints(&out).expect("a TCP or UDP packet");
             // The same shape as a reply: only the addresses differ.
-            let reply = from_backend(packet, BACKEND_1).to(*source.ip(), source.port());
+            let reply = from_backend(packet, BACKEND_1).to(source.ip(), source.port());
             let out = fixture.forwarded(&reply.build());
             if let Err(reason) = checksums_valid(&out) {
                 panic!("reply {number} of round {round}: {reason}\n{reply:?}");

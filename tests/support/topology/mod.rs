@@ -1,8 +1,10 @@
 //! The laboratory itself: the namespaces of [`crate::names`], wired up.
 
+mod plan;
+
 use std::{
     fs, io,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,20 +17,30 @@ use nix::{
     unistd::geteuid,
 };
 
+use self::plan::{Plan, own_address_line};
 use crate::{
     leftovers::{BPF_FILE_SYSTEM, Instance, remove_leftovers},
-    names,
+    names::Family,
     namespace::{Namespace, ip_batch},
     raw_program::{RawLink, RawProgram},
     wait::until,
 };
 
-/// Receive and transmit queues of every device, so that packets of one flow can be on two CPUs.
-const QUEUES: u32 = 2;
-/// Index of the first device; those below are for what a namespace has by itself.
-const FIRST_INDEX: u32 = 100;
 /// How long the devices may take to come up.
 const UP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How gateway and backends are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wiring {
+    /// By way of the backend router. There is no other way between clients and backends.
+    Routed,
+    /// The gateway is on the backends' network, at [`crate::names::GATEWAY_ON_LAN`], and is their default router. A host more than a
+    /// service has backends serves as a client in the backends' own network.
+    OnLink,
+    /// The gateway is on the backends' network, but their default router is the backend router, which has a link of its own to the
+    /// client router: what backends answer does not pass the gateway, as `dsr` wants it.
+    DirectReturn,
+}
 
 /// What a laboratory consists of.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +49,14 @@ pub struct LabOptions {
     pub clients: u8,
     /// Number of backends, at least 1.
     pub backends: u8,
-    /// Whether [`names::VIP`] is an address of the gateway as well, so that its kernel answers what is passed to it.
+    /// Whether there is IPv6 beside IPv4. Without it is off in every namespace, so that counters see nothing unasked for: with it
+    /// kernels find neighbours by ICMPv6, and report the multicast groups they are in.
+    pub ipv6: bool,
+    /// How gateway and backends are connected.
+    pub wiring: Wiring,
+    /// MTU of every link, in bytes: 1500, or 9000 for jumbo frames.
+    pub mtu: u16,
+    /// Whether the VIP is an address of the gateway as well, so that its kernel answers what is passed to it.
     pub gateway_owns_vip: bool,
 }
 
@@ -47,6 +66,9 @@ impl Default for LabOptions {
             clients: 2,
             backends: 3,
             gateway_owns_vip: true,
+            ipv6: false,
+            wiring: Wiring::Routed,
+            mtu: 1500,
         }
     }
 }
@@ -54,16 +76,17 @@ impl Default for LabOptions {
 /// Clients, routers, gateway and backends. All of it is removed when this is dropped, after a panic as well.
 #[derive(Debug)]
 pub struct Lab {
-    /// The clients; the first is [`names::CLIENT`].
+    /// The clients; the first is [`crate::names::CLIENT`].
     pub clients: Vec<Namespace>,
     /// Between the clients and the gateway.
     pub client_router: Namespace,
-    /// Where xlb runs, with the interfaces [`names::TO_CLIENTS`] and [`names::TO_BACKENDS`].
+    /// Where xlb runs, with the interfaces [`crate::names::TO_CLIENTS`] and [`crate::names::TO_BACKENDS`].
     pub gateway: Namespace,
     /// Between the gateway and the backends.
     pub backend_router: Namespace,
-    /// The backends; the first is [`names::BACKEND_1`].
+    /// The backends; the first is [`crate::names::BACKEND_1`].
     pub backends: Vec<Namespace>,
+    ipv6: bool,
     /// Keep the routers' ends able to receive what is redirected to them.
     _receivers: [RawLink; 2],
     // Last, so that it is dropped after the links.
@@ -116,18 +139,18 @@ impl Lab {
         let (client_router, gateway, backend_router) =
             (open("clientrouter")?, open("gateway")?, open("backendrouter")?);
 
+        let configure = |namespace: &Namespace, lines: &[String]| configure(namespace, options.ipv6, lines);
         for (number, client) in (1..).zip(&clients) {
-            configure(client, &host(names::client(number), names::CLIENT_LAN_ROUTER))?;
+            configure(client, &plan.client(number))?;
         }
         for (number, backend) in (1..).zip(&backends) {
-            configure(backend, &host(names::backend(number), names::BACKEND_LAN_ROUTER))?;
+            configure(backend, &plan.backend(number))?;
         }
-        configure(&client_router, &client_router_lines(options.clients))?;
-        configure(&gateway, &gateway_lines(options.gateway_owns_vip))?;
-        configure(&backend_router, &backend_router_lines(options.backends))?;
+        configure(&client_router, &plan.client_router())?;
+        configure(&gateway, &plan.gateway())?;
+        configure(&backend_router, &plan.backend_router())?;
         for router in [&client_router, &gateway, &backend_router] {
-            router.sysctl("ipv4/ip_forward", "1")?;
-            accept_any_way_back(router)?;
+            make_router(router, options.ipv6)?;
         }
 
         let pass = RawProgram::pass()?;
@@ -141,6 +164,7 @@ impl Lab {
             gateway,
             backend_router,
             backends,
+            ipv6: options.ipv6,
             _receivers: receivers,
             guard,
         };
@@ -156,6 +180,62 @@ impl Lab {
                 let is_up = |line: &str| line.starts_with("lo ") || line.split_whitespace().nth(1) == Some("UP");
                 Ok(links.lines().all(is_up).then_some(()))
             })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the client's link narrow: neither its end nor the router sends longer packets into it. The routers' bridge takes on the
+    /// MTU of its narrowest port, so the router says "too big" for the whole network of clients.
+    ///
+    /// As if the narrow link were in the middle of the path, the client still tells its peers to send TCP segments for a whole
+    /// Ethernet frame.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such client, or IPv6 does not allow this MTU (less than 1280).
+    pub fn narrow_client_link(&self, number: u8, mtu: u32) -> Result<()> {
+        let client = nth(&self.clients, number)?;
+        self.narrow(client, (&self.client_router, &format!("client{number}")), mtu)
+    }
+
+    /// As [`Lab::narrow_client_link`], for a backend.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Lab::narrow_client_link`].
+    pub fn narrow_backend_link(&self, number: u8, mtu: u32) -> Result<()> {
+        let backend = nth(&self.backends, number)?;
+        self.narrow(backend, (&self.backend_router, &format!("backend{number}")), mtu)
+    }
+
+    fn narrow(&self, host: &Namespace, (router, port): (&Namespace, &str), mtu: u32) -> Result<()> {
+        let families: &[Family] = if self.ipv6 { &Family::ALL } else { &[Family::V4] };
+        for family in families {
+            let flag = if *family == Family::V6 { "-6" } else { "-4" };
+            let route = host.ip(&format!("{flag} route show default"))?;
+            host.ip(&format!(
+                "{flag} route change {} advmss {}",
+                route.trim(),
+                family.ethernet_segment()
+            ))?;
+        }
+        host.ip(&format!("link set eth0 mtu {mtu}"))?;
+        router.ip(&format!("link set {port} mtu {mtu}"))?;
+        Ok(())
+    }
+
+    /// Gives every backend this address on its loopback without telling anybody on its network, as `dsr` wants it.
+    ///
+    /// # Errors
+    ///
+    /// When an address is there already, or of a family that is off.
+    pub fn give_to_backends(&self, address: IpAddr) -> Result<()> {
+        for backend in &self.backends {
+            // It answers ARP for the addresses of the device asked alone, and never names the VIP when it asks itself. In IPv6 it is so
+            // by nature.
+            backend.sysctl("ipv4/conf/all/arp_ignore", "1")?;
+            backend.sysctl("ipv4/conf/all/arp_announce", "2")?;
+            backend.ip(&own_address_line(address))?;
         }
         Ok(())
     }
@@ -177,150 +257,54 @@ impl Lab {
     }
 }
 
-/// What to build, as lines for `ip`.
-struct Plan {
-    instance: Instance,
-    options: LabOptions,
+/// The host with this number, from 1.
+fn nth(hosts: &[Namespace], number: u8) -> Result<&Namespace> {
+    let host = usize::from(number).checked_sub(1).and_then(|index| hosts.get(index));
+    host.with_context(|| format!("no host {number}: there are {}", hosts.len()))
 }
 
-impl Plan {
-    /// Namespaces, devices, bridges: what one `ip` process can make from outside.
-    fn devices(&self) -> Vec<String> {
-        let roles =
-            |role: &str, count: u8| -> Vec<String> { (1..=count).map(|number| format!("{role}{number}")).collect() };
-        let (clients, backends) = (
-            roles("client", self.options.clients),
-            roles("backend", self.options.backends),
-        );
-        let routers = ["clientrouter", "gateway", "backendrouter"].map(str::to_owned);
-        let all = clients.iter().chain(&routers).chain(&backends);
-
-        let mut lines: Vec<String> = all.map(|role| format!("netns add {}", self.name(role))).collect();
-        let mut indices = (FIRST_INDEX..).step_by(2);
-        let mut link = |one, other| lines.extend(indices.next().map(|index| self.veth(index, one, other)));
-        for client in &clients {
-            link((client, "eth0", None), ("clientrouter", client, None));
+/// Runs `ip` lines in a namespace whose devices exist.
+fn configure(namespace: &Namespace, ipv6: bool, lines: &[String]) -> Result<()> {
+    if ipv6 {
+        // Addresses are usable at once, and nobody's advertisements add others.
+        for (parameter, value) in [
+            ("disable_ipv6", "0"),
+            ("accept_dad", "0"),
+            ("accept_ra", "0"),
+            ("autoconf", "0"),
+            ("router_solicitations", "0"),
+            ("accept_redirects", "0"),
+        ] {
+            on_every_device(namespace, "ipv6/conf", parameter, value)?;
         }
-        for backend in &backends {
-            link((backend, "eth0", None), ("backendrouter", backend, None));
-        }
-        link(
-            ("clientrouter", "uplink", Some(names::CLIENT_ROUTER_MAC)),
-            ("gateway", names::TO_CLIENTS, Some(names::GATEWAY_TO_CLIENTS_MAC)),
-        );
-        link(
-            ("backendrouter", "uplink", Some(names::BACKEND_ROUTER_MAC)),
-            ("gateway", names::TO_BACKENDS, Some(names::GATEWAY_TO_BACKENDS_MAC)),
-        );
-        lines
-    }
-
-    fn name(&self, role: &str) -> String {
-        self.instance.namespace_name(role)
-    }
-
-    /// A pair of devices, each given by role, name and MAC address, with two indices that no other device of the laboratory has.
-    ///
-    /// The indices are given because the kernel would number from 2 in each namespace. It takes two ends with equal indices for
-    /// one device of its own kind, and then waits up to a second before it lets packets through.
-    fn veth(
-        &self,
-        indices: u32,
-        one: (&str, &str, Option<names::Mac>),
-        other: (&str, &str, Option<names::Mac>),
-    ) -> String {
-        let end = |index: u32, (role, device, mac): (&str, &str, Option<names::Mac>)| {
-            let address = mac.map_or_else(String::new, |mac| format!("address {}", names::mac_text(mac)));
-            let namespace = self.name(role);
-            format!("{device} index {index} netns {namespace} {address} numrxqueues {QUEUES} numtxqueues {QUEUES}")
-        };
-        format!(
-            "link add {} type veth peer name {}",
-            end(indices, one),
-            end(indices + 1, other)
-        )
-    }
-}
-
-/// Runs `ip` lines in a namespace whose devices exist. IPv6 is off, so that counters see nothing unasked for.
-fn configure(namespace: &Namespace, lines: &[String]) -> Result<()> {
-    if Path::new("/proc/sys/net/ipv6").exists() {
+    } else if Path::new("/proc/sys/net/ipv6").exists() {
         namespace.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
     }
     ip_batch(Some(namespace), lines).with_context(|| format!("cannot configure {}", namespace.name()))
 }
 
-fn host(address: Ipv4Addr, router: Ipv4Addr) -> Vec<String> {
-    vec![
-        "link set lo up".to_owned(),
-        format!("address add {address}/24 dev eth0"),
-        "link set eth0 up".to_owned(),
-        format!("route add default via {router}"),
-    ]
-}
-
-fn client_router_lines(clients: u8) -> Vec<String> {
-    let mut lines = lan("client", clients, names::CLIENT_LAN_ROUTER);
-    lines.extend([
-        format!("address add {}/24 dev uplink", names::CLIENT_ROUTER),
-        "link set uplink up".to_owned(),
-        format!("route add 203.0.113.0/24 via {}", names::GATEWAY_TO_CLIENTS),
-        format!("route add default via {}", names::GATEWAY_TO_CLIENTS),
-    ]);
-    lines
-}
-
-fn gateway_lines(owns_vip: bool) -> Vec<String> {
-    let mut lines = vec![
-        "link set lo up".to_owned(),
-        format!("address add {}/24 dev {}", names::GATEWAY_TO_CLIENTS, names::TO_CLIENTS),
-        format!(
-            "address add {}/24 dev {}",
-            names::GATEWAY_TO_BACKENDS,
-            names::TO_BACKENDS
-        ),
-        format!("link set {} up", names::TO_CLIENTS),
-        format!("link set {} up", names::TO_BACKENDS),
-        format!("route add 10.1.0.0/24 via {}", names::CLIENT_ROUTER),
-        format!("route add 10.4.0.0/24 via {}", names::BACKEND_ROUTER),
-    ];
-    if owns_vip {
-        lines.push(format!("address add {}/32 dev lo", names::VIP));
+/// Makes a namespace forward, whatever way packets come, and without advice on shorter ones; a new namespace may have inherited
+/// the host's settings.
+fn make_router(router: &Namespace, ipv6: bool) -> Result<()> {
+    router.sysctl("ipv4/ip_forward", "1")?;
+    on_every_device(router, "ipv4/conf", "rp_filter", "0")?;
+    on_every_device(router, "ipv4/conf", "send_redirects", "0")?;
+    if ipv6 {
+        router.sysctl("ipv6/conf/all/forwarding", "1")?;
     }
-    lines
+    Ok(())
 }
 
-fn backend_router_lines(backends: u8) -> Vec<String> {
-    let mut lines = lan("backend", backends, names::BACKEND_LAN_ROUTER);
-    lines.extend([
-        format!("address add {}/24 dev uplink", names::BACKEND_ROUTER),
-        "link set uplink up".to_owned(),
-        format!("route add default via {}", names::GATEWAY_TO_BACKENDS),
-    ]);
-    lines
-}
-
-/// A bridge over the devices that lead to a router's hosts, so that they share one network.
-fn lan(role: &str, hosts: u8, address: Ipv4Addr) -> Vec<String> {
-    let mut lines = vec!["link set lo up".to_owned(), "link add lan type bridge".to_owned()];
-    for number in 1..=hosts {
-        lines.push(format!("link set {role}{number} master lan"));
-        lines.push(format!("link set {role}{number} up"));
-    }
-    lines.push(format!("address add {address}/24 dev lan"));
-    lines.push("link set lan up".to_owned());
-    lines
-}
-
-/// Switches the reverse path filter off on every device; a new namespace may have inherited the host's setting.
-fn accept_any_way_back(router: &Namespace) -> Result<()> {
-    let written = router.run(|| -> io::Result<()> {
-        for device in fs::read_dir("/proc/sys/net/ipv4/conf")? {
-            fs::write(device?.path().join("rp_filter"), "0")?;
+/// Sets a kernel parameter of every device in a namespace, and of those to come.
+fn on_every_device(namespace: &Namespace, directory: &str, parameter: &str, value: &str) -> Result<()> {
+    let directory = Path::new("/proc/sys/net").join(directory);
+    let written = namespace.run(|| -> io::Result<()> {
+        for device in fs::read_dir(&directory)? {
+            fs::write(device?.path().join(parameter), value)?;
         }
         Ok(())
     })?;
-    written.with_context(|| format!("cannot switch off the reverse path filter in {}", router.name()))
+    written.with_context(|| format!("cannot set {parameter} to {value} in {}", namespace.name()))
 }
 
 /// Makes a router's device towards the gateway receive what is redirected into its peer.
