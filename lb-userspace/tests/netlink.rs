@@ -15,7 +15,7 @@ use nix::{
     unistd::geteuid,
 };
 use tokio::sync::watch;
-use xlb::netlink::{self, Unresolved, Way, Ways};
+use xlb::netlink::{self, Network, Unresolved, Way};
 
 /// Long enough for any machine; a condition that is met ends the wait at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,24 +93,31 @@ fn in_namespace(test: impl AsyncFnOnce(Peer) + Send + 'static) {
 }
 
 struct Watcher {
-    ways: watch::Receiver<Ways>,
+    network: watch::Receiver<Network>,
     targets: watch::Sender<BTreeSet<IpAddr>>,
 }
 
 impl Watcher {
     fn start(targets: &[&str]) -> Self {
         let targets = watch::Sender::new(targets.iter().map(|target| target.parse().unwrap()).collect());
-        let (sender, ways) = watch::channel(Ways::new());
+        let (sender, network) = watch::channel(Network::default());
         tokio::spawn(netlink::run(targets.subscribe(), sender));
-        Self { ways, targets }
+        Self { network, targets }
     }
 
     /// Waits until the way to `target` is as `expected`.
     async fn until(&mut self, target: &str, expected: impl Fn(&Way) -> bool) {
         let target: IpAddr = target.parse().unwrap();
-        let met = self.ways.wait_for(|ways| ways.get(&target).is_some_and(&expected));
+        let met = self
+            .network
+            .wait_for(|network| network.ways.get(&target).is_some_and(&expected));
         let outcome = tokio::time::timeout(PATIENCE, met).await.map(|met| met.is_ok());
-        assert_eq!(outcome, Ok(true), "{target} is {:?}", self.ways.borrow().get(&target));
+        assert_eq!(
+            outcome,
+            Ok(true),
+            "{target} is {:?}",
+            self.network.borrow().ways.get(&target)
+        );
     }
 
     async fn until_destination(&mut self, target: &str, mac: [u8; 6]) {
@@ -138,10 +145,10 @@ fn ways_follow_links_neighbours_and_routes() {
         // The link comes up; the kernel is asked to resolve the neighbour, since nobody sends it a packet.
         run("ip link set near0 up");
         watcher.until_destination(ON_LINK, [2, 0, 0, 0, 0, 2]).await;
-        let way = watcher.ways.borrow()[&ON_LINK.parse::<IpAddr>().unwrap()].resolved;
+        let way = watcher.network.borrow().ways[&ON_LINK.parse::<IpAddr>().unwrap()].resolved;
         assert_eq!(way.next_hop.ifindex, ifindex("near0"));
         assert_eq!(way.next_hop.source, [2, 0, 0, 0, 0, 1]);
-        assert_eq!((way.mtu, way.source), (1500, OWN.parse().unwrap()));
+        assert_eq!((way.next_hop.mtu, way.source), (1500, OWN.parse().unwrap()));
 
         // The neighbour gets another network card and says so.
         peer.run("sysctl -qw net.ipv4.conf.far0.arp_notify=1");
@@ -166,7 +173,7 @@ fn ways_follow_links_neighbours_and_routes() {
         watcher.until_destination(ROUTED, [2, 0, 0, 0, 1, 2]).await;
         run("ip link set near1 mtu 1400");
         watcher
-            .until(ROUTED, |way| way.problem.is_none() && way.resolved.mtu == 1400)
+            .until(ROUTED, |way| way.problem.is_none() && way.resolved.next_hop.mtu == 1400)
             .await;
         run("ip link set near1 down");
         watcher
@@ -191,8 +198,8 @@ fn targets_can_change_and_silent_neighbours_are_named() {
         watcher
             .until("10.0.0.99", |way| way.problem.as_ref() == Some(&silent))
             .await;
-        let way = watcher.ways.borrow()[&"10.0.0.99".parse::<IpAddr>().unwrap()].resolved;
-        assert_eq!((way.mtu, way.source), (1500, OWN.parse().unwrap()));
+        let way = watcher.network.borrow().ways[&"10.0.0.99".parse::<IpAddr>().unwrap()].resolved;
+        assert_eq!((way.next_hop.mtu, way.source), (1500, OWN.parse().unwrap()));
         // It answers at last.
         peer.run("ip address add 10.0.0.99/24 dev far0");
         watcher.until_destination("10.0.0.99", [2, 0, 0, 0, 0, 2]).await;

@@ -10,7 +10,6 @@ use super::{Shared, host, lock};
 use crate::{
     describe::describe,
     expiry,
-    netlink::Ways,
     reconciler::{self, Desired},
 };
 
@@ -23,21 +22,22 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// From one sweep to the next. Timeouts are exact to this.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reconciles whenever configuration, health or a way changed, and again after a failure.
+/// Reconciles whenever configuration, health or the network changed, and again after a failure.
 pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
     let mut state = shared.store.subscribe();
-    let mut ways = shared.ways.clone();
+    let mut network = shared.network.clone();
     let mut pause = RETRY.0;
     loop {
         let failed = lock(&shared.observed).problem.is_some();
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
-            changed = ways.changed() => if changed.is_err() { return },
+            changed = network.changed() => if changed.is_err() { return },
+            () = shared.released.notified() => {}
             () = sleep(pause), if failed => pause = (pause * 2).min(RETRY.1),
         }
         sleep(SETTLE).await;
         state.mark_unchanged();
-        ways.mark_unchanged();
+        network.mark_unchanged();
         match reconcile(&shared).await {
             Ok(()) => pause = RETRY.0,
             Err(error) => error!(
@@ -51,12 +51,12 @@ pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
 /// Makes the maps say what configuration, health and ways ask for.
 pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
     let model = Arc::clone(shared.store.state().model());
-    let host_ports = host::ports_of_own_sockets(&model.snat).await;
+    let host_ports = host::ports_of_own_sockets(&model).await;
     let worker = Arc::clone(shared);
     let result = tokio::task::spawn_blocking(move || {
         let mut dataplane = lock(&worker.dataplane);
         // Not before: who waited for the data plane must not write what was desired before the other one's write.
-        let desired = Desired::new(&worker.store.state(), &worker.ways.borrow(), host_ports);
+        let desired = Desired::new(&worker.store.state(), &worker.network.borrow(), host_ports);
         reconciler::reconcile(&mut *dataplane, &desired)
     })
     .await?;
@@ -107,11 +107,15 @@ fn sweep(shared: &Shared) -> Result<()> {
     if !sweep.unreferenced.is_empty() {
         let desired = Desired::new(
             &shared.store.state(),
-            &Ways::default(),
+            &shared.network.borrow(),
             lb_common::settings::PortRange::EMPTY,
         );
         let released = reconciler::release(&mut *dataplane, &desired, &sweep.unreferenced)?;
         debug!(released, "ids of removed backends are free again");
+        if released > 0 {
+            // Their addresses have lost a role.
+            shared.released.notify_one();
+        }
     }
     drop(dataplane);
     lock(&shared.observed).sweep = sweep;

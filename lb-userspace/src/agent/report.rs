@@ -42,7 +42,7 @@ impl Source for Shared {
 
 fn status(shared: &Shared) -> Result<Status, DataplaneError> {
     let state = shared.store.state().clone();
-    let ways = shared.ways.borrow().clone();
+    let ways = shared.network.borrow().ways.clone();
     let dataplane = lock(&shared.dataplane);
     let observed = lock(&shared.observed);
     let services = state.model().services.iter();
@@ -112,6 +112,7 @@ fn service(
         forwarding: match service.forwarding {
             Forwarding::Nat => "nat",
             Forwarding::FullNat => "full_nat",
+            Forwarding::Dsr => "dsr",
         }
         .to_owned(),
         scheduler: match service.scheduler {

@@ -166,8 +166,8 @@ fn backends_in_slots_or_named_by_a_connection_are_referenced() {
         address: address("10.0.0.11:8080"),
         alive: true,
         next_hop: NextHop::UNKNOWN,
-        mtu: 0,
         source: [0, 0, 0, 0].into(),
+        on_link: 0,
     };
     for id in 1..=3 {
         dataplane.set_backend(BackendId(id), &entry).unwrap();
@@ -211,7 +211,7 @@ fn a_connection_that_changes_during_the_sweep_is_kept() {
     for (index, (before, after, removed)) in cases.into_iter().enumerate() {
         let mut judged = Table::default();
         before.iter().for_each(|entry| judged.add(entry));
-        judged.keep_only_expired(&TIMEOUTS, NOW);
+        judged.keep_only_removable(&TIMEOUTS, NOW);
         assert_eq!(judged.connections.len(), 1);
         let mut dataplane = table(after.iter().copied());
         assert_eq!(
