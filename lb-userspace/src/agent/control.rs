@@ -1,15 +1,21 @@
 //! The two loops that keep the maps true: reconciling when something changed, sweeping the connection table.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
+use lb_common::verdict::DropReason;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, warn};
 
-use super::{Shared, host, lock};
+use super::{Shared, host, lock, warnings};
 use crate::{
+    dataplane::Dataplane as _,
     describe::describe,
     expiry,
+    model::Model,
     reconciler::{self, Desired},
 };
 
@@ -72,6 +78,8 @@ pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
             });
             observed.problem = None;
             observed.report = report;
+            drop(observed);
+            warn_of_routers(shared, &model);
             Ok(())
         }
         Err(error) => {
@@ -79,6 +87,16 @@ pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
             Err(error.into())
         }
     }
+}
+
+/// Says which backends of `dsr` services are behind a router, each once.
+fn warn_of_routers(shared: &Shared, model: &Model) {
+    let now = warnings::behind_routers(model, &shared.network.borrow().ways);
+    let mut observed = lock(&shared.observed);
+    for (service, backend) in now.difference(&observed.behind_routers) {
+        warn!(service = &**service, %backend, "{}", warnings::BEHIND_A_ROUTER);
+    }
+    observed.behind_routers = now;
 }
 
 /// Sweeps the connection table at regular intervals, and frees the ids of removed backends that no connection names.
@@ -117,7 +135,16 @@ fn sweep(shared: &Shared) -> Result<()> {
             shared.released.notify_one();
         }
     }
+    let verdicts = dataplane.verdicts()?;
     drop(dataplane);
-    lock(&shared.observed).sweep = sweep;
+    let mut observed = lock(&shared.observed);
+    observed.sweep = sweep;
+    let exhausted = verdicts.get(DropReason::PortsExhausted as usize);
+    let warning = observed
+        .exhaustion
+        .record(exhausted.copied().unwrap_or_default(), Instant::now(), &model);
+    if let Some(warning) = warning {
+        warn!("{warning}");
+    }
     Ok(())
 }

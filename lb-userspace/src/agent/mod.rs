@@ -9,10 +9,11 @@ mod attachments;
 mod control;
 mod host;
 mod report;
+mod warnings;
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -27,6 +28,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::warnings::Exhaustion;
 use crate::{
     api::{
         server::Socket,
@@ -78,6 +80,9 @@ struct Observed {
     devices: Vec<(Device, XdpMode)>,
     last_reload: Option<Reload>,
     problem: Option<String>,
+    exhaustion: Exhaustion,
+    /// Backends of `dsr` services that the log told of as being behind a router.
+    behind_routers: BTreeSet<(Arc<str>, SocketAddr)>,
 }
 
 /// Locks a mutex whose content is valid at every moment, so that a panic elsewhere is no reason to stop.

@@ -8,6 +8,7 @@ use super::{Desired, actual::Actual};
 use crate::{
     dataplane::{BackendEntry, BackendId, Family},
     model::Echo,
+    netlink::Host,
 };
 
 /// Bits that say who answers echo requests.
@@ -42,13 +43,13 @@ pub(super) fn wanted_roles(
 }
 
 fn echo(policy: Echo, vip: IpAddr, desired: &Desired, actual: &Actual) -> u32 {
+    let is_kernels = |host: &Host| host.addresses.contains(&vip);
     match (policy, &desired.host) {
-        (Echo::On, _) => Roles::ANSWER_ECHO,
         (Echo::Off, _) => Roles::REFUSE_ECHO,
-        (Echo::Auto, Some(host)) if host.addresses.contains(&vip) => 0,
-        (Echo::Auto, Some(_)) => Roles::ANSWER_ECHO,
+        (Echo::Auto, Some(host)) if is_kernels(host) => 0,
         // Not known yet who owns it: as it was.
         (Echo::Auto, None) => actual.roles.get(&vip).map_or(0, |roles| roles.0 & Roles::ANSWER_ECHO),
+        (Echo::On | Echo::Auto, _) => Roles::ANSWER_ECHO,
     }
 }
 
