@@ -93,4 +93,6 @@ pub mod programs {
     pub const GENERIC: &str = "xlb_generic";
     /// Companion of [`GENERIC`] at tc ingress of the same interface.
     pub const TC: &str = "xlb_tc";
+    /// Leaves every packet to the kernel. Attached nowhere: the agent puts fragments back into interfaces in generic mode by it.
+    pub const PASS: &str = "xlb_pass";
 }

@@ -35,6 +35,7 @@ mod stats;
 mod transmit;
 
 use aya_ebpf::{
+    bindings::xdp_action,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -74,6 +75,12 @@ fn xlb_generic(ctx: XdpContext) -> u32 {
 #[classifier]
 fn xlb_tc(ctx: TcContext) -> i32 {
     process(Tc::new(ctx.skb.skb)).cast_signed()
+}
+
+/// Leaves every packet to the kernel. Attached nowhere: the agent puts fragments back into interfaces in generic mode by it.
+#[xdp(frags)]
+fn xlb_pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 /// Sorts a frame by its IP family.
