@@ -7,6 +7,7 @@
 
 mod attachments;
 mod control;
+mod fragments;
 mod host;
 mod report;
 mod warnings;
@@ -28,7 +29,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::warnings::Exhaustion;
+use self::{fragments::Reinjections, warnings::Exhaustion};
 use crate::{
     api::{
         server::Socket,
@@ -65,6 +66,7 @@ struct Shared {
     /// Notified when the maps should be reconciled though nothing that is watched has changed.
     released: Notify,
     dataplane: Mutex<AyaDataplane>,
+    reinjections: Mutex<Reinjections>,
     observed: Mutex<Observed>,
     /// Two agents on the same maps would undo each other's work.
     _pins_lock: PinsLock,
@@ -145,7 +147,7 @@ async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)>
         max_connections: model.connections.max,
         max_half_open: model.connections.half_open_max,
     };
-    let dataplane = match AyaDataplane::open(pins.clone(), options) {
+    let mut dataplane = match AyaDataplane::open(pins.clone(), options) {
         Ok(dataplane) => dataplane,
         Err(error) => {
             if pins.is_new() {
@@ -155,6 +157,7 @@ async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)>
         }
     };
     let adopted = dataplane.is_adopted();
+    let (held, notes) = dataplane.take_fragments()?;
     info!(version = env!("CARGO_PKG_VERSION"), pins = %directory.display(), adopted, "data plane loaded");
 
     let model = Arc::new(model);
@@ -173,10 +176,12 @@ async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)>
         network: network.subscribe(),
         released: Notify::new(),
         dataplane: Mutex::new(dataplane),
+        reinjections: Mutex::default(),
         observed: Mutex::default(),
         _pins_lock: pins_lock,
     });
     tokio::spawn(follow_network(shared.targets.subscribe(), network));
+    tokio::spawn(fragments::run(held, notes, Arc::clone(&shared)));
     wait_for_network(&shared).await;
 
     if let Err(error) = put_in_force(&shared, &devices).await {

@@ -18,8 +18,10 @@ use lb_common::{
 use super::{
     attach::{self, AttachError, Attached, Device},
     family::{MapAddress, absent_is_removed, flow_key},
+    fragments::{FragmentNotes, HeldFragments, take_fragments},
     load::{self, LoadError, Options},
     maps::{Maps, Written},
+    reinject::Reinjection,
 };
 use crate::{
     dataplane::{
@@ -73,6 +75,24 @@ impl AyaDataplane {
     /// The loaded object, for tests that run its programs.
     pub const fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// Takes what the program and the agent tell each other of fragments, which is done past everything else. It can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// When it is taken already.
+    pub fn take_fragments(&mut self) -> std::result::Result<(HeldFragments, FragmentNotes), LoadError> {
+        take_fragments(&mut self.ebpf)
+    }
+
+    /// How frames are put back into an interface that the packet path is attached to in this mode.
+    ///
+    /// # Errors
+    ///
+    /// See [`AttachError`].
+    pub fn reinjection(&mut self, device: &Device, mode: XdpMode) -> std::result::Result<Reinjection, AttachError> {
+        attach::reinjection(&mut self.ebpf, device, mode)
     }
 
     /// Attaches the packet path to an interface, or replaces the programs that are there.
