@@ -83,10 +83,6 @@ impl Contents {
     /// When something does not build or is missing.
     pub(super) fn gather(workspace: &Workspace, tools: &Tools, directory: &Path) -> Result<Self> {
         let mut built = tests(workspace)?;
-        built.push((
-            "lab".to_owned(),
-            workspace.binary("lb-tests", "lab", Profile::Development)?,
-        ));
         built.push(("xlb".to_owned(), workspace.release_xlb()?));
         let guest_tests = built.iter().find(|(name, _)| name == "guest");
         let guest_tests = guest_tests

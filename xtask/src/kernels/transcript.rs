@@ -1,6 +1,6 @@
 //! What a guest says on its serial ports, and what to make of it.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -126,19 +126,17 @@ impl Transcript {
     }
 
     /// All of it in a few lines.
-    pub(super) fn summary(&self) -> String {
-        let mut text = String::new();
-        let mut line = |line: &str| writeln!(text, "  {line}");
-        for (program, count) in &self.instructions {
-            let _ = line(&format!("{program}: {count} instructions verified"));
+    pub(super) fn summary(&self, duration: Duration) -> String {
+        let seconds = duration.as_secs();
+        let mut text = format!("Linux {}: {}, {seconds} s", self.kernel, self.tally);
+        let counts = self.instructions.iter();
+        let counts = counts.map(|(program, count)| format!("{program}: {count} instructions verified"));
+        let refusals = self.refusals.iter().map(|reason| format!("refused: {reason}"));
+        let problems = self.problems.iter().map(|problem| format!("FAILED: {problem}"));
+        for line in counts.chain(refusals).chain(problems) {
+            text += &format!("\n  {line}");
         }
-        for reason in &self.refusals {
-            let _ = line(&format!("refused: {reason}"));
-        }
-        for problem in &self.problems {
-            let _ = line(&format!("FAILED: {problem}"));
-        }
-        format!("Linux {}: {}\n{text}", self.kernel, self.tally)
+        text
     }
 
     /// Counts something as failed that no test has counted.
