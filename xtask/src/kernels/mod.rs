@@ -22,8 +22,8 @@ use self::{
 };
 use crate::{bpf, cargo::Workspace, privilege::Root, tally::Tally};
 
-/// How long a guest may take. The longest takes a third of it on two idle cores.
-const LIMIT: Duration = Duration::from_secs(600);
+/// How long a guest may take: several times what it takes on two idle cores, because it may have to share them.
+const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Test programs and their arguments on a kernel that xlb is made for.
 const SUPPORTED: [(&str, &[&str]); 4] = [
@@ -35,6 +35,10 @@ const SUPPORTED: [(&str, &[&str]); 4] = [
             "--skip=checksums::random_packets_leave_with_the_checksums_of_a_full_recomputation",
             "--skip=malformed::mutated_packets_never_escape_the_rules",
             "--skip=scheduling::weights_hold_within_three_percent_for_the_other_schedulers",
+            "--skip=scheduling::maglev_moves_few_tuples_when_one_of_ten_backends_goes",
+            // Two threads that wait for each other thousands of times: emulated processors take turns, and are not alone on the host.
+            "--skip=race::first_packets_on_two_cpus_make_one_connection",
+            "--skip=race::udp_flows_leave_a_dead_backend_for_one_other",
         ],
     ),
     ("guest", &["attachment::", "ipvs::"]),
