@@ -12,7 +12,7 @@ use lb_tests::namespace::Namespace;
 use socket2::SockRef;
 
 /// How long a socket waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// More than any buffer between client and server holds at once.
 const BULK: usize = 1 << 20;
 

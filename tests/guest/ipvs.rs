@@ -3,7 +3,10 @@
 //! IPVS with masquerading does what `forwarding: nat` does. Each conversation of [`crate::conversation`] is held through one and then
 //! through the other, in equal laboratories; what client and server saw must be equal, byte by byte and error by error.
 
-use std::{collections::BTreeSet, net::SocketAddr, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
@@ -13,23 +16,23 @@ use lb_tests::{
     traffic::{Protocol, backend::Backend, client::Client},
 };
 
-use crate::conversation::{Conversation, Outcome, SCRIPTS};
+use crate::conversation::{Conversation, Outcome, PATIENCE, SCRIPTS};
 
-/// The addresses of an internet protocol.
+/// The laboratory's addresses of one internet protocol. All else here is the same for each.
 #[derive(Clone, Copy)]
 struct Family {
-    vip: std::net::IpAddr,
-    backends: [std::net::IpAddr; 3],
+    vip: IpAddr,
+    backends: [IpAddr; 3],
 }
 
-const V4: Family = Family {
-    vip: std::net::IpAddr::V4(names::VIP),
+const FAMILIES: [Family; 1] = [Family {
+    vip: IpAddr::V4(names::VIP),
     backends: [
-        std::net::IpAddr::V4(names::BACKEND_1),
-        std::net::IpAddr::V4(names::BACKEND_2),
-        std::net::IpAddr::V4(names::BACKEND_3),
+        IpAddr::V4(names::BACKEND_1),
+        IpAddr::V4(names::BACKEND_2),
+        IpAddr::V4(names::BACKEND_3),
     ],
-};
+}];
 
 /// A port that clients see, and the backends' port behind it.
 const SERVICE: (u16, u16) = (80, 8080);
@@ -68,7 +71,7 @@ impl Scene {
 }
 
 /// Sets IPVS up in the gateway: round robin and masquerading, which are xlb's `round_robin` and `nat`.
-fn ipvs(lab: &Lab, vip: std::net::IpAddr, backends: &[std::net::IpAddr]) -> Result<()> {
+fn ipvs(lab: &Lab, vip: IpAddr, backends: &[IpAddr]) -> Result<()> {
     let (port, backend_port) = SERVICE;
     let service = SocketAddr::new(vip, port).to_string();
     for protocol in ["-t", "-u"] {
@@ -82,15 +85,14 @@ fn ipvs(lab: &Lab, vip: std::net::IpAddr, backends: &[std::net::IpAddr]) -> Resu
 }
 
 fn ipvsadm(lab: &Lab, arguments: &[&str]) -> Result<()> {
-    let mut command: Command = lab.gateway.command("ipvsadm");
-    let output = command.args(arguments).output();
+    let output = lab.gateway.command("ipvsadm").args(arguments).output();
     let output = output.context("cannot run ipvsadm; `cargo xtask test kernels` brings it into its guests")?;
     let message = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "ipvsadm {}: {message}", arguments.join(" "));
     Ok(())
 }
 
-fn configuration(mode: &str, vip: std::net::IpAddr, backends: &[std::net::IpAddr]) -> String {
+fn configuration(mode: &str, vip: IpAddr, backends: &[IpAddr]) -> String {
     let (port, backend_port) = SERVICE;
     let backends: Vec<String> = backends
         .iter()
@@ -132,11 +134,13 @@ fn conversations(balancer: Balancer, family: Family) -> Vec<(&'static str, Outco
 
 #[test]
 fn conversations_are_the_same_as_through_ipvs() {
-    let expected = conversations(Balancer::Ipvs, V4);
-    for mode in ["native", "generic"] {
-        let actual = conversations(Balancer::Xlb(mode), V4);
-        for ((name, actual), (_, expected)) in actual.iter().zip(&expected) {
-            assert_eq!(actual, expected, "{name}, {mode}: left through xlb, right through IPVS");
+    for family in FAMILIES {
+        let expected = conversations(Balancer::Ipvs, family);
+        for mode in ["native", "generic"] {
+            let actual = conversations(Balancer::Xlb(mode), family);
+            for ((name, actual), (_, expected)) in actual.iter().zip(&expected) {
+                assert_eq!(actual, expected, "{name}, {mode}: left through xlb, right through IPVS");
+            }
         }
     }
 }
@@ -146,27 +150,35 @@ fn conversations_are_the_same_as_through_ipvs() {
 struct Spread {
     answered_by: BTreeSet<u32>,
     /// The clients' addresses, as the backends see them.
-    clients: BTreeSet<std::net::IpAddr>,
-    failures: usize,
+    clients: BTreeSet<IpAddr>,
+    failures: BTreeMap<String, usize>,
 }
 
-fn spread(balancer: Balancer, protocol: Protocol) -> Spread {
-    let scene = Scene::start(balancer, V4, 3).expect("a balancer");
+/// Over TCP and over UDP.
+fn spread(balancer: Balancer, family: Family) -> [Spread; 2] {
+    let scene = Scene::start(balancer, family, 3).expect("a balancer");
     let _backends = Backend::start_all(&scene.lab.backends).expect("backends");
-    let client = Client::new(&scene.lab.clients[0], protocol, SocketAddr::new(V4.vip, SERVICE.0));
-    let report = client.requests(60, 4).expect("a client");
-    Spread {
-        answered_by: report.by_backend().into_keys().collect(),
-        clients: report.clients_seen().into_iter().collect(),
-        failures: report.failures().values().sum(),
-    }
+    [Protocol::Tcp, Protocol::Udp].map(|protocol| {
+        let to = SocketAddr::new(family.vip, SERVICE.0);
+        let client = Client {
+            timeout: PATIENCE,
+            ..Client::new(&scene.lab.clients[0], protocol, to)
+        };
+        let report = client.requests(60, 4).expect("a client");
+        Spread {
+            answered_by: report.by_backend().into_keys().collect(),
+            clients: report.clients_seen(),
+            failures: report.failures(),
+        }
+    })
 }
 
 #[test]
 fn requests_are_spread_as_by_ipvs() {
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let expected = spread(Balancer::Ipvs, protocol);
-        assert_eq!(expected.answered_by.len(), 3, "IPVS balances: {expected:?}");
-        assert_eq!(spread(Balancer::Xlb("native"), protocol), expected, "{protocol:?}");
+    for family in FAMILIES {
+        let expected = spread(Balancer::Ipvs, family);
+        let balances = expected.iter().all(|spread| spread.answered_by.len() == 3);
+        assert!(balances, "IPVS: {expected:?}");
+        assert_eq!(spread(Balancer::Xlb("native"), family), expected);
     }
 }

@@ -4,20 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use aya::programs::Program;
-use lb_common::maps::programs;
 use lb_tests::{leftovers::Instance, topology::prepare};
 use xlb::dataplane::{
     aya::{AyaDataplane, Options, remove_all},
     pins::Pins,
 };
-
-/// All of them.
-pub(crate) const ALL: [&str; 4] = [
-    programs::NATIVE,
-    programs::NATIVE_VIRTUAL,
-    programs::GENERIC,
-    programs::TC,
-];
 
 /// Maps of their own for the programs, removed when dropped.
 pub(crate) struct Maps {
@@ -43,6 +34,12 @@ impl Maps {
         };
         let dataplane = AyaDataplane::open(Pins::create(&pins)?, options)?;
         Ok(Self { dataplane, pins })
+    }
+
+    /// The names of all programs in the object.
+    pub(crate) fn programs(&mut self) -> Vec<String> {
+        let programs = self.dataplane.ebpf_mut().programs();
+        programs.map(|(name, _)| name.to_owned()).collect()
     }
 
     /// Loads a program and returns it. The error holds what the verifier said.
