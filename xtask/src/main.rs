@@ -10,6 +10,7 @@ mod cargo;
 mod check;
 mod debian;
 mod demo;
+mod kernels;
 mod linker;
 mod privilege;
 mod run;

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     cargo::{self, Workspace},
-    debian,
+    debian, kernels,
     privilege::{self, Root},
     setup,
     tally::Tally,
@@ -20,7 +20,7 @@ use crate::{
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Which layers; without any, all that need nothing from outside (all but `real`)
+    /// Which layers; without any, all that need nothing from outside (all but `real` and `kernels`)
     layers: Vec<Choice>,
     /// Passed on to the test programs: a filter, `--nocapture`
     #[arg(last = true)]
@@ -42,6 +42,8 @@ enum Choice {
     Netns,
     /// nginx, curl and iperf3 through the balancer (root); installs them when absent
     Real,
+    /// The programs on Debian's kernels in virtual machines, beside IPVS (root); installs QEMU, fetches the kernels
+    Kernels,
     /// Every layer
     All,
 }
@@ -55,16 +57,18 @@ enum Layer {
     Lab,
     Netns,
     Real,
+    Kernels,
 }
 
 /// The layers in the order they run: what fails fastest comes first.
-const LAYERS: [Layer; 6] = [
+const LAYERS: [Layer; 7] = [
     Layer::Unit,
     Layer::Agent,
     Layer::Packet,
     Layer::Lab,
     Layer::Netns,
     Layer::Real,
+    Layer::Kernels,
 ];
 
 /// Runs the subcommand. The exit code is 1 when a test failed.
@@ -76,20 +80,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .any(|layer| layer.needs_root())
         .then(privilege::for_kernel)
         .transpose()?;
-    if let Some(root) = root.filter(|_| layers.contains(&Layer::Real)) {
-        debian::make_sure_of_real_programs(root)?;
+    if let Some(root) = root {
+        let needed = layers.iter().flat_map(|layer| layer.programs()).copied();
+        debian::make_sure_of(&needed.collect::<Vec<_>>(), root)?;
     }
 
     let workspace = Workspace::find()?;
     let mut sum = Tally::default();
     for layer in layers {
         eprintln!("== {} ==", layer.name());
-        match layer.commands(&workspace, root, &options.arguments) {
-            Ok(commands) => {
-                for command in commands {
-                    sum.add(count(command)?);
-                }
-            }
+        match layer.run(&workspace, root, &options.arguments) {
+            Ok(tally) => sum.add(tally),
             Err(error) => {
                 eprintln!("error: layer {}: {error:#}", layer.name());
                 sum.failed += 1;
@@ -109,7 +110,7 @@ fn chosen(choices: &[Choice]) -> Vec<Layer> {
     let asked = |layer: &Layer| {
         choices.contains(&layer.choice())
             || choices.contains(&Choice::All)
-            || (choices.is_empty() && *layer != Layer::Real)
+            || (choices.is_empty() && layer.programs().is_empty())
     };
     LAYERS.into_iter().filter(asked).collect()
 }
@@ -123,6 +124,7 @@ impl Layer {
             Self::Lab => Choice::Lab,
             Self::Netns => Choice::Netns,
             Self::Real => Choice::Real,
+            Self::Kernels => Choice::Kernels,
         }
     }
 
@@ -135,11 +137,33 @@ impl Layer {
             Self::Lab => "lab",
             Self::Netns => "netns",
             Self::Real => "real",
+            Self::Kernels => "kernels",
+        }
+    }
+
+    /// What must be installed for it, beyond what every laboratory needs.
+    const fn programs(self) -> &'static [debian::Program] {
+        match self {
+            Self::Real => &debian::REAL,
+            Self::Kernels => &debian::KERNELS,
+            Self::Unit | Self::Agent | Self::Packet | Self::Lab | Self::Netns => &[],
         }
     }
 
     const fn needs_root(self) -> bool {
         !matches!(self, Self::Unit | Self::Agent)
+    }
+
+    /// Builds, runs and counts this layer.
+    fn run(self, workspace: &Workspace, root: Option<Root>, arguments: &[String]) -> Result<Tally> {
+        if self == Self::Kernels {
+            return kernels::test(workspace, root.context("no way to root")?, arguments);
+        }
+        let mut sum = Tally::default();
+        for command in self.commands(workspace, root, arguments)? {
+            sum.add(count(command)?);
+        }
+        Ok(sum)
     }
 
     /// The commands that run this layer, built as far as they must be before `sudo` takes over.
@@ -153,7 +177,7 @@ impl Layer {
                 &["--package=lb-tests", "--doc"],
             ],
             Self::Agent => &[&["--package=lb-userspace", "--test=*"]],
-            Self::Packet | Self::Lab | Self::Netns | Self::Real => {
+            Self::Packet | Self::Lab | Self::Netns | Self::Real | Self::Kernels => {
                 let root = root.context("no way to root")?;
                 return self.root_commands(workspace, root, arguments);
             }
@@ -228,6 +252,7 @@ mod tests {
     fn default_is_all_that_needs_nothing_from_outside() {
         assert_eq!(chosen(&[]), LAYERS[..5]);
         assert!(!chosen(&[]).contains(&Layer::Real));
+        assert!(!chosen(&[]).contains(&Layer::Kernels));
     }
 
     #[test]
