@@ -47,6 +47,8 @@ pub(crate) struct Options {
 enum Target {
     /// Content of a configuration file
     Config,
+    /// Headers of frames
+    Parse,
     /// Checksums of rewritten packets
     Checksum,
     /// Port ranges as prefixes
@@ -93,7 +95,7 @@ impl Target {
     const fn replay(self) -> (&'static str, &'static str) {
         match self {
             Self::Config => ("lb-userspace", "robustness"),
-            Self::Checksum | Self::PortPrefix | Self::PortPick | Self::Address => ("lb-common", "fuzz"),
+            Self::Parse | Self::Checksum | Self::PortPrefix | Self::PortPick | Self::Address => ("lb-common", "fuzz"),
         }
     }
 

@@ -8,6 +8,8 @@ use lb_common::{
     flow::{FlowKey, protocol},
 };
 
+use crate::rfc_1071::sum;
+
 /// `data`: a byte whose lowest bit says IPv6 and whose next one says UDP, a checksum field, a tuple (addresses, then ports), the one
 /// that replaces it, and the rest of the packet.
 pub(crate) fn check(data: &[u8]) {
@@ -127,14 +129,7 @@ fn error(field: u16, right: u16) -> u32 {
     (u32::from(u16::from_be(field)) + 0xffff - u32::from(u16::from_be(right))) % 0xffff
 }
 
-/// The checksum of `bytes` as it stands in memory: big-endian words in a wide accumulator, folded at the end.
+/// The checksum of `bytes` as it stands in memory.
 fn reference(bytes: &[u8]) -> u16 {
-    let mut sum = 0_u64;
-    for pair in bytes.chunks(2) {
-        sum += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).expect("folded").to_be()
+    !sum(bytes).to_be()
 }
