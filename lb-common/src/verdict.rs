@@ -207,7 +207,6 @@ impl Verdict {
         match self.0 & !0xffff {
             Self::PASS => Decision::Pass(value),
             Self::JUDGED => Decision::AlreadyJudged,
-            #[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits above")]
             Self::REFUSE => Decision::Refuse(Refusal(value as u16)),
             _ => Decision::Drop(value),
         }

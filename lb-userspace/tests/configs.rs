@@ -9,7 +9,6 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
-use proptest::prelude::*;
 use xlb::{
     config::{self, ConfigError, Diagnostic, Loaded},
     model::{Echo, Forwarding, HealthCheck, Probe, Protocol, Scheduler, WhenAllDown, XdpMode},
@@ -371,66 +370,11 @@ fn doubtful_values_are_warned_of() {
 }
 
 #[test]
-fn empty_files_are_refused() {
-    for content in ["", "\n\n", "# nothing but a comment\n", "---\n", "~\n", "\u{feff}"] {
-        let error = refuse(content);
-        assert_eq!(error.errors.len(), 1, "{content:?}: {error}");
-    }
-}
-
-#[test]
 fn byte_order_mark_and_carriage_returns_mean_nothing() {
     let content = file("tests/configs/valid/minimal.yaml");
     let plain = accept("plain", &content);
     let foreign = accept("foreign", &format!("\u{feff}{}", content.replace('\n', "\r\n")));
     assert_eq!(plain, foreign);
-}
-
-#[test]
-fn bytes_that_are_no_utf8_have_a_place() {
-    let error = refuse(b"interfaces: [eth0]\nservices: \xff\n");
-    assert_eq!(
-        rendered(&error.errors),
-        ["x.yaml:2:11: byte 0xff is not UTF-8; save the file as UTF-8"]
-    );
-}
-
-#[test]
-fn long_values_make_short_messages() {
-    let long = "a".repeat(1_000_000);
-    for content in [
-        long.clone(),
-        format!("interfaces: [{long}]"),
-        format!("services: {long}"),
-    ] {
-        let error = refuse(&content);
-        assert!(error.to_string().len() < 1_000, "{} bytes", error.to_string().len());
-    }
-}
-
-#[test]
-fn deep_nesting_is_refused() {
-    for content in ["[".repeat(200_000), "- ".repeat(200_000), "{a: ".repeat(200_000)] {
-        let error = refuse(&content);
-        let message = &error.errors[0].message;
-        assert!(
-            message.contains("nested") || message.contains("recursion limit"),
-            "{message}"
-        );
-    }
-}
-
-#[test]
-fn aliases_cannot_blow_up_a_small_file() {
-    let mut content = "interfaces: [eth0]\nx0: &x0 [a, a, a, a, a, a, a, a, a, a]\n".to_owned();
-    for level in 1..20 {
-        let below = format!("*x{}, ", level - 1).repeat(10);
-        content += &format!("x{level}: &x{level} [{below}]\n");
-    }
-    let error = refuse(&content);
-    assert!(error.errors[0].message.contains("too many values"), "{error}");
-    let error = refuse("services: &loop [*loop]\n");
-    assert!(error.errors[0].message.contains("around itself"), "{error}");
 }
 
 #[test]
@@ -489,105 +433,4 @@ fn capacities_of_the_data_plane_count_each_family() {
 fn example_is_accepted_without_warnings() {
     let loaded = accept("example", &file("deploy/xlb.example.yaml"));
     assert_eq!(rendered(&loaded.warnings), [] as [&str; 0]);
-}
-
-/// What a mutation puts into a file: the characters and words that mean something to YAML or to the schema.
-fn fragment() -> impl Strategy<Value = String> {
-    let punctuation = [
-        "", "\n", "\t", " ", "  ", "-", "- ", ":", ": ", "[", "]", "{", "}", ",", "? ", "#", "'", "\"", "\\", "|\n",
-        ">-\n",
-    ];
-    let features = [
-        "&a ",
-        "*a",
-        "<<: *a",
-        "!!str ",
-        "!x ",
-        "---\n",
-        "...\n",
-        "%YAML 1.2\n",
-        "\u{feff}",
-        "\u{0}",
-        "\u{2028}",
-        "\u{7f}",
-        "é",
-        "🦀",
-    ];
-    let values = [
-        "~",
-        "null",
-        "true",
-        ".inf",
-        ".nan",
-        "-0",
-        "0x",
-        "1e400",
-        "80:80",
-        "0.0.0.0:0",
-        "[::1]:1",
-        "2001:db8::1",
-        "10.0.0.1:*",
-        "1-65535",
-        "300ms",
-        "99999999999999999999999999999999999999999999",
-        "-170141183460469231731687303715884105729",
-    ];
-    let keys = ["weight: ", "services:\n", "name: ", "listen: "];
-    let words = [&punctuation[..], &features[..], &values[..], &keys[..]].concat();
-    prop_oneof![
-        4 => prop::sample::select(words).prop_map(str::to_owned),
-        1 => any::<String>(),
-    ]
-}
-
-/// Every diagnostic can be printed, and names a place and a remedy.
-fn check_outcome(content: &[u8]) {
-    let diagnostics: Vec<_> = match config::parse("x.yaml", content) {
-        Ok(loaded) => loaded.warnings,
-        Err(error) => {
-            assert!(!error.errors.is_empty(), "refused without a reason");
-            error.errors.into_iter().chain(error.warnings).collect()
-        }
-    };
-    let lines = String::from_utf8_lossy(content)
-        .replace("\r\n", "\n")
-        .split(['\n', '\r'])
-        .count();
-    for diagnostic in diagnostics {
-        let text = diagnostic.render("x.yaml").to_string();
-        assert!(diagnostic.line >= 1 && diagnostic.line <= lines, "no such line: {text}");
-        assert!(diagnostic.column >= 1, "no column: {text}");
-        assert!(
-            !diagnostic.message.is_empty() && !diagnostic.remedy.is_empty(),
-            "{text}"
-        );
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
-
-    #[test]
-    fn no_mutation_of_a_file_panics(
-        source in prop::sample::select(vec!["valid/everything", "valid/addresses", "valid/warnings", "broken/44-several-mistakes-at-once"]),
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, fragment()), 1..6),
-    ) {
-        let mut content: Vec<char> = file(&format!("tests/configs/{source}.yaml")).chars().collect();
-        for (at, length, fragment) in edits {
-            let at = at.index(content.len() + 1);
-            let end = (at + length).min(content.len());
-            content.splice(at..end, fragment.chars());
-        }
-        check_outcome(content.into_iter().collect::<String>().as_bytes());
-    }
-
-    #[test]
-    fn no_bytes_panic(content in prop::collection::vec(any::<u8>(), 0..200)) {
-        check_outcome(&content);
-    }
-
-    #[test]
-    fn no_sequence_of_fragments_panics(content in prop::collection::vec(fragment(), 0..60)) {
-        check_outcome(content.concat().as_bytes());
-    }
 }

@@ -10,6 +10,7 @@ mod cargo;
 mod check;
 mod debian;
 mod demo;
+mod fuzz;
 mod kernels;
 mod linker;
 mod privilege;
@@ -41,6 +42,8 @@ enum Command {
     Demo(demo::Options),
     /// Measures the data plane in nanoseconds per packet, as root
     Bench(bench::Options),
+    /// Looks for inputs that break the configuration's parser or the packet logic
+    Fuzz(fuzz::Options),
     /// Runs the agent: `xlb run`, as root
     Run(run::Options),
 }
@@ -63,6 +66,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test(options) => return test::run(&options),
         Command::Demo(options) => demo::run(&options)?,
         Command::Bench(options) => bench::run(&options)?,
+        Command::Fuzz(options) => fuzz::run(&options)?,
         Command::Run(options) => run::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -14,6 +14,10 @@ mod extension {
     pub(super) const DESTINATION: u8 = 60;
 }
 
+/// Length of the header before its extensions.
+const HEADER: u16 = 40;
+const _: () = assert!(HEADER as usize == Ipv6Hdr::LEN);
+
 /// Where the L4 header begins at most: what is read and written behind it stays below [`MAX_OFFSET`]. A chain of headers that is longer is
 /// not followed.
 const MAX_L4: usize = MAX_OFFSET - 256;
@@ -38,7 +42,7 @@ impl Ip for V6 {
         let Even(header): &Even<Ipv6Hdr> = frame.view(l3).ok_or(PassReason::Malformed)?;
         let payload = u16::from_be_bytes(header.payload_len);
         // A payload length of 0 announces a jumbogram (RFC 2675), which no Ethernet carries.
-        let Some(length) = payload.checked_add(Ipv6Hdr::LEN as u16) else {
+        let Some(length) = payload.checked_add(HEADER) else {
             return Err(PassReason::Malformed);
         };
         if header.vcf[0] >> 4 != 6 || payload == 0 {

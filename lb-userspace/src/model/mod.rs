@@ -80,7 +80,7 @@ pub struct Timeouts {
 /// Source addresses and ports for translated sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snat {
-    /// The pool, of both IP families; one without any uses the egress interface's own address.
+    /// The pool, of both IP families, none of them a VIP; a family without any uses the egress interface's own address.
     pub addresses: Vec<IpAddr>,
     /// The ports to take from.
     pub ports: RangeInclusive<u16>,
@@ -91,7 +91,7 @@ pub struct Snat {
 pub struct Service {
     /// Unique name.
     pub name: Arc<str>,
-    /// What clients dial: at least one, no two services share one.
+    /// What clients dial: at least one, all of one IP family. No two of a configuration have VIP, protocol and a port in common.
     pub listeners: Vec<Listener>,
     /// How packets reach the backends.
     pub forwarding: Forwarding,
@@ -103,7 +103,7 @@ pub struct Service {
     pub when_all_down: WhenAllDown,
     /// Who answers echo requests (ping) to the VIPs. Services that share a VIP agree.
     pub echo: Echo,
-    /// The backends; addresses are unique within the service, and of the listeners' IP family.
+    /// The backends; addresses are unique within the service, of the listeners' IP family, and no VIPs.
     pub backends: Vec<Backend>,
 }
 
@@ -118,7 +118,7 @@ pub struct Listener {
     pub protocol: Protocol,
 }
 
-/// One port, or a range of them: `first..=last`, the first not above the last.
+/// One port, or a range of them: `first..=last`, the first not above the last and not 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ports {
     /// Lowest port.
@@ -216,7 +216,8 @@ impl fmt::Display for Listener {
 /// A server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Where it listens; port 0: the port that the client dialled.
+    /// Where it listens. Port 0 is the port that the client dialled: always where a listener has a range, and possible with
+    /// [`Forwarding::Dsr`], which rewrites nothing; any other port is then that of all listeners.
     pub address: SocketAddr,
     /// Its share of new connections relative to the others; 0 drains it.
     pub weight: u16,
@@ -259,7 +260,7 @@ impl fmt::Display for Echo {
 pub struct HealthCheck {
     /// What is done.
     pub probe: Probe,
-    /// The port to probe; `None`: the backend's own.
+    /// The port to probe; `None`: the backend's own, which no backend of the service lacks then.
     pub port: Option<u16>,
     /// From the start of one probe to the start of the next.
     pub interval: Duration,
