@@ -37,7 +37,8 @@ use crate::{
 
 /// What tc makes directly readable of a packet: the longest link header, the longest IPv4 header or IPv6 header with a usual chain of
 /// extensions, and a TCP header without options.
-const READABLE: u32 = MAX_LINK_HEADER as u32 + 80 + 20;
+const READABLE: u32 = 22 + 80 + 20;
+const _: () = assert!(READABLE as usize == MAX_LINK_HEADER + 80 + 20);
 
 /// Reads `data` or `data_end` of a context, see [`Context::data`].
 #[inline(always)]

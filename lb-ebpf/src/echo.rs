@@ -10,7 +10,7 @@ use lb_common::{
     verdict::{DropReason, ForwardReason, PassReason, Verdict},
 };
 
-use crate::{context::Context, family::Family, icmp, link, stats};
+use crate::{context::Context, family::Family, icmp, link, role, stats};
 
 /// Time to live of an answer.
 const TTL: u8 = 64;
@@ -18,9 +18,7 @@ const TTL: u8 = 64;
 /// Turns a request around, if it is for the program to answer.
 #[inline(always)]
 pub(crate) fn answer<F: Family, C: Context>(ctx: C, link: &Link, network: &Network<F>) -> Result<u32, Verdict> {
-    // SAFETY: the value is one word, copied at once.
-    let roles = unsafe { F::addresses().get(network.destination) };
-    let roles = roles.copied().unwrap_or_default();
+    let roles = role::of(network.destination);
     if !roles.any(Roles::ANSWER_ECHO | Roles::REFUSE_ECHO) {
         return Err(PassReason::NotTcpOrUdp.into());
     }

@@ -22,8 +22,8 @@ use lb_common::{
 use network_types::tcp::TcpHdr;
 
 use crate::{
-    clock, connection, context::Context, desk::Desk, family::Family, link, maps, outcome::Outcome, route::Route, stats,
-    transmit,
+    clock, connection, context::Context, desk::Desk, family::Family, link, maps, outcome::Outcome, role, route::Route,
+    stats, transmit,
 };
 
 /// Identifications tried when the packet's own is in use between the addresses that it leaves with.
@@ -55,7 +55,7 @@ fn leaving<F: Family>(to: &FlowKey<F>, id: u32) -> FragmentKey<F> {
 
 /// Whether a note still binds.
 #[inline(always)]
-fn binds<F: Family>(note: &FragmentNote<F>, now: u64) -> bool {
+const fn binds<F: Family>(note: &FragmentNote<F>, now: u64) -> bool {
     note.flags & FragmentNote::<F>::COMPLETE == 0 && now.wrapping_sub(note.since) < FRAGMENT_LIFETIME_NS
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn leave_note<F: Family, C: Context>(
             };
             note.id = claim(&route.to, &note)?;
             F::fragments()
-                .insert(key, &note, u64::from(BPF_ANY))
+                .insert(key, note, u64::from(BPF_ANY))
                 .map_err(|_full| DropReason::TableFull)?;
             note.id
         }
@@ -194,14 +194,8 @@ fn mark_complete<F: Family>(key: &FragmentKey<F>) {
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "2048 at most")]
 fn hold<F: Family, C: Context>(ctx: C, network: &Network<F>) -> Verdict {
-    // SAFETY of both: the value is one word, copied at once.
-    let destination = unsafe { F::addresses().get(network.destination) }
-        .copied()
-        .unwrap_or_default();
-    let source = unsafe { F::addresses().get(network.source) }
-        .copied()
-        .unwrap_or_default();
-    if !destination.any(Roles::VIP | Roles::SNAT) && !source.any(Roles::BACKEND) {
+    let to_us = role::of(network.destination).any(Roles::VIP | Roles::SNAT);
+    if !to_us && !role::of(network.source).any(Roles::BACKEND) {
         return PassReason::Fragment.into();
     }
     let length = network.l3 + usize::from(network.length);

@@ -2,7 +2,7 @@
 
 use lb_common::{
     backend::{NextHop, Tag, Tags},
-    packet::{Even, Ip, ether_type},
+    packet::{Even, Ip, Plain, ether_type},
     verdict::Verdict,
 };
 
@@ -59,26 +59,28 @@ fn priority<C: Context>(ctx: C, tags: Tags) -> u8 {
 #[inline(always)]
 fn write_tags<A: Ip, C: Context>(ctx: C, tags: Tags, priority: u8) -> Result<(), Verdict> {
     let packet = A::ETHER_TYPE.to_be_bytes();
-    // SAFETY of all three: `still_at` checked the bounds; bytes have no alignment.
     match C::tags_in_frame(tags) {
-        0 => unsafe { *ctx.still_at::<[u8; 2]>(ADDRESSES)? = packet },
+        0 => put(ctx, packet),
         1 => {
-            let tag = if tags.inner.is_present() && C::tags_in_frame(tags) != tags.count() {
-                tags.inner
-            } else {
-                tags.outer
-            };
-            let [kind, control] = bytes_of(tag, priority);
-            unsafe { *ctx.still_at::<[[u8; 2]; 3]>(ADDRESSES)? = [kind, control, packet] };
+            // The kernel may hold the outer one of two beside the frame.
+            let in_frame = if tags.count() == 2 { tags.inner } else { tags.outer };
+            let [kind, control] = bytes_of(in_frame, priority);
+            put(ctx, [kind, control, packet])
         }
         _ => {
             let [outer_kind, outer] = bytes_of(tags.outer, priority);
             let [inner_kind, inner] = bytes_of(tags.inner, priority);
-            unsafe {
-                *ctx.still_at::<[[u8; 2]; 5]>(ADDRESSES)? = [outer_kind, outer, inner_kind, inner, packet];
-            }
+            put(ctx, [outer_kind, outer, inner_kind, inner, packet])
         }
     }
+}
+
+/// Writes what follows the Ethernet addresses.
+#[inline(always)]
+fn put<T: Plain, C: Context>(ctx: C, bytes: T) -> Result<(), Verdict> {
+    let place: *mut Even<T> = ctx.still_at(ADDRESSES)?;
+    // SAFETY: `still_at` checked the bounds; a frame begins at an even address.
+    unsafe { *place = Even(bytes) };
     Ok(())
 }
 

@@ -9,6 +9,14 @@
     internal_features,
     reason = "atomics on the BPF target exist only as intrinsics, see `atomic`"
 )]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key that is passed by value is copied to the stack first"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the entry points' signature is what their macros want"
+)]
 
 mod atomic;
 mod attachment;
@@ -27,6 +35,7 @@ mod nat;
 mod outcome;
 mod refusal;
 mod rewrite;
+mod role;
 mod route;
 mod scheduler;
 mod scratch;
@@ -79,6 +88,7 @@ fn xlb_tc(ctx: TcContext) -> i32 {
 
 /// Leaves every packet to the kernel. Attached nowhere: the agent puts fragments back into interfaces in generic mode by it.
 #[xdp(frags)]
+#[expect(clippy::missing_const_for_fn, reason = "the macro makes an entry point of it")]
 fn xlb_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramFd;
 use lb_common::{
     LAYOUT_VERSION,
-    backend::NextHop,
+    backend::{NextHop, Tags},
     limits::{DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_HALF_OPEN},
     maps::programs,
     service::{Forwarding, Scheduler, Service},
@@ -23,11 +23,11 @@ use lb_tests::{
 };
 use xlb::{
     dataplane::{
-        BackendEntry, BackendId, Dataplane as _, ServiceId,
+        BackendEntry, BackendId, Dataplane as _, ListenerEntry, ServiceId,
         aya::{AyaDataplane, Options},
         pins::Pins,
     },
-    model::{Listener, Protocol},
+    model::Protocol,
 };
 
 use crate::{
@@ -167,19 +167,12 @@ impl Table {
             service: SERVICE,
             address: SocketAddr::from((BACKEND_1, BACKEND_PORT)),
             alive: true,
-            next_hop: NextHop {
-                ifindex: LOOPBACK,
-                destination: BACKEND_ROUTER_MAC,
-                source: GATEWAY_TO_BACKENDS_MAC,
-            },
-            mtu: 1500,
+            next_hop: NextHop::new(LOOPBACK, BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, Tags::NONE, 1500),
             source: IpAddr::V4(SNAT),
+            on_link: 0,
         };
         let service = Service::new(Scheduler::RoundRobin, Forwarding::Nat);
-        let listener = Listener {
-            address: SocketAddr::from((VIP, PORT)),
-            protocol: Protocol::Tcp,
-        };
+        let listener = ListenerEntry::single(VIP.into(), Protocol::Tcp, PORT);
         self.dataplane.set_backend(BACKEND, &backend)?;
         self.dataplane.set_service(SERVICE, service)?;
         self.dataplane.set_slots(SERVICE, &[BACKEND])?;
@@ -188,7 +181,9 @@ impl Table {
             layout: LAYOUT_VERSION,
             hash_seed: 0,
             half_open_max: u32::MAX,
-            snat_addresses: 0,
+            snat_addresses_v4: 0,
+            snat_addresses_v6: 0,
+            port_prefixes: 0,
             snat_ports: PortRange {
                 first: 1024,
                 last: u16::MAX,

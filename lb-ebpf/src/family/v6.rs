@@ -4,7 +4,7 @@ use aya_ebpf::bindings::bpf_fib_lookup;
 use lb_common::{
     Address as _,
     address::V6,
-    byte_order::Be16,
+    byte_order::{Be16, Be32},
     checksum::{Sum, TupleDelta},
     flow::{FlowKey, protocol},
     interface::Interface,
@@ -125,8 +125,8 @@ impl Family for V6 {
     #[inline(always)]
     fn set_fib_addresses(params: &mut bpf_fib_lookup, key: &FlowKey<Self>) {
         params.family = AF_INET6;
-        params.__bindgen_anon_3.ipv6_src = key.source.words().map(|word| word.image());
-        params.__bindgen_anon_4.ipv6_dst = key.destination.words().map(|word| word.image());
+        params.__bindgen_anon_3.ipv6_src = key.source.words().map(Be32::image);
+        params.__bindgen_anon_4.ipv6_dst = key.destination.words().map(Be32::image);
     }
 
     #[inline(always)]
