@@ -13,7 +13,7 @@ use tracing::{debug, error, warn};
 use super::{Shared, host, lock, warnings};
 use crate::{
     dataplane::Dataplane as _,
-    describe::describe,
+    describe::{backend_address, describe},
     expiry,
     model::Model,
     reconciler::{self, Desired},
@@ -94,7 +94,8 @@ fn warn_of_routers(shared: &Shared, model: &Model) {
     let now = warnings::behind_routers(model, &shared.network.borrow().ways);
     let mut observed = lock(&shared.observed);
     for (service, backend) in now.difference(&observed.behind_routers) {
-        warn!(service = &**service, %backend, "{}", warnings::BEHIND_A_ROUTER);
+        let backend = backend_address(*backend);
+        warn!(service = &**service, backend, "{}", warnings::BEHIND_A_ROUTER);
     }
     observed.behind_routers = now;
 }

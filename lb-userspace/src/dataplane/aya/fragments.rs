@@ -27,7 +27,7 @@ pub struct PacketId {
     pub destination: IpAddr,
     /// Identification.
     pub id: u32,
-    /// Protocol of the IPv4 header, or what follows the fragment header of IPv6.
+    /// Protocol of the IPv4 header; 0 over IPv6, where it does not tell packets apart.
     pub protocol: u8,
 }
 
