@@ -194,7 +194,7 @@ const FAKE_AGENT: &str = r#"#!/bin/sh
 cd "$(dirname "$0")"
 echo "$@" >> calls
 case $1 in
-    run) cp "$3" seen.yaml; echo started; touch alive; trap 'rm alive; exit 0' TERM; trap 'echo reloaded' HUP
+    run) cp "$3" seen.yaml; echo started; trap 'rm alive; exit 0' TERM; trap 'echo reloaded' HUP; touch alive
          while :; do sleep 0.01; done ;;
     status) [ -e alive ] && echo '{"version": 1}' ;;
 esac

@@ -1,6 +1,6 @@
 //! What is not forwarded: passed to the kernel or dropped, under the right reason, leaving nothing behind.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use lb_common::{
     service::{Forwarding, Scheduler},
@@ -103,7 +103,13 @@ fn service_without_slots_drops_new_connections() {
 #[test]
 fn service_whose_slots_were_never_set_drops() {
     let mut fixture = Fixture::new();
-    fixture.add_service(ServiceId(1), VIP, Scheduler::RoundRobin, Forwarding::Nat, &[]);
+    fixture.add_service(
+        ServiceId(1),
+        VIP,
+        Scheduler::RoundRobin,
+        Forwarding::Nat,
+        &[] as &[IpAddr],
+    );
     fixture.dropped(&syn().build(), "no_backend");
 }
 

@@ -130,11 +130,14 @@ fn full_nat_takes_no_port_of_the_host_and_none_outside_the_pool() {
 fn a_client_always_gets_the_same_address_of_the_pool() {
     let mut fixture = Fixture::with_service(Forwarding::FullNat, &[BACKEND_1]);
     let pool: Vec<IpAddr> = (1..=4).map(|host| IpAddr::from([192, 0, 2, host])).collect();
-    fixture.dataplane.set_snat_addresses(&pool).expect("the pool");
+    fixture
+        .dataplane
+        .set_snat_addresses(xlb::dataplane::Family::V4, &pool)
+        .expect("the pool");
     fixture
         .dataplane
         .set_settings(Settings {
-            snat_addresses: 4,
+            snat_addresses_v4: 4,
             ..settings()
         })
         .expect("settings");

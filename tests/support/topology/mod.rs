@@ -178,7 +178,9 @@ impl Lab {
             until(&format!("devices of {} up", namespace.name()), UP_LIMIT, || {
                 let links = namespace.ip("-brief link")?;
                 let is_up = |line: &str| line.starts_with("lo ") || line.split_whitespace().nth(1) == Some("UP");
-                Ok(links.lines().all(is_up).then_some(()))
+                // A device gives itself an address as well, and looks after that in the background too.
+                let usable = !self.ipv6 || namespace.ip("-6 address show tentative")?.is_empty();
+                Ok((usable && links.lines().all(is_up)).then_some(()))
             })?;
         }
         Ok(())

@@ -182,22 +182,20 @@ impl Plan {
     }
 }
 
-/// An address on a device, usable at once: without duplicate address detection.
+/// An address on a device.
 fn address_line(address: IpAddr, device: &str) -> String {
-    let family = Family::of(address);
-    let unchecked = if family == Family::V6 { " nodad" } else { "" };
-    format!(
-        "address add {address}/{} dev {device}{unchecked}",
-        family.prefix_length()
-    )
+    line_of(address, Family::of(address).prefix_length(), device)
 }
 
 /// An address that a host has for itself, on its loopback.
 pub(super) fn own_address_line(address: IpAddr) -> String {
-    format!(
-        "address add {address}/{} dev lo",
-        Family::of(address).host_prefix_length()
-    )
+    line_of(address, Family::of(address).host_prefix_length(), "lo")
+}
+
+/// The address is usable at once: without duplicate address detection.
+fn line_of(address: IpAddr, prefix_length: u8, device: &str) -> String {
+    let unchecked = if address.is_ipv6() { " nodad" } else { "" };
+    format!("address add {address}/{prefix_length} dev {device}{unchecked}")
 }
 
 fn route_line(network: &str, via: IpAddr) -> String {
