@@ -3,6 +3,7 @@
 mod demo;
 mod failover;
 mod forwarding;
+mod fragments;
 mod limits;
 mod pins;
 mod privileges;
