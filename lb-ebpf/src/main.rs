@@ -75,7 +75,10 @@ fn xlb_native_virt(ctx: XdpContext) -> u32 {
 }
 
 /// Generic XDP, together with [`xlb_tc`].
-#[xdp(frags)]
+///
+/// Without fragments of a frame: the kernel hands over whole ones then. With them it replaces most packets by copies whose MAC header has
+/// no length (Linux 6.18, `skb_pp_cow_data`), and tc sees them without it.
+#[xdp]
 fn xlb_generic(ctx: XdpContext) -> u32 {
     process(Generic::new(ctx.ctx))
 }
@@ -87,7 +90,7 @@ fn xlb_tc(ctx: TcContext) -> i32 {
 }
 
 /// Leaves every packet to the kernel. Attached nowhere: the agent puts fragments back into interfaces in generic mode by it.
-#[xdp(frags)]
+#[xdp]
 #[expect(clippy::missing_const_for_fn, reason = "the macro makes an entry point of it")]
 fn xlb_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
