@@ -115,9 +115,7 @@ impl Fixture {
             .dataplane
             .set_settings(settings())
             .expect("the settings are written");
-        for name in XDP_PROGRAMS {
-            program::load(fixture.dataplane.ebpf_mut(), name).expect("the verifier takes the program");
-        }
+        fixture.use_program(programs::NATIVE);
         fixture
     }
 
@@ -138,8 +136,12 @@ impl Fixture {
         Self::with_service(forwarding, &[family.backend(1)])
     }
 
-    /// Lets frames run through another of [`XDP_PROGRAMS`].
-    pub(crate) const fn use_program(&mut self, program: &'static str) {
+    /// Lets frames run through another of [`XDP_PROGRAMS`], and loads it if need be.
+    pub(crate) fn use_program(&mut self, program: &'static str) {
+        let ebpf = self.dataplane.ebpf_mut();
+        if program::xdp(ebpf, program).expect("the program").fd().is_err() {
+            program::load(ebpf, program).expect("the verifier takes the program");
+        }
         self.program = program;
     }
 

@@ -5,6 +5,8 @@
 mod admission;
 mod checksums;
 mod fixture;
+mod flow;
+mod icmp;
 mod life;
 mod malformed;
 mod race;
