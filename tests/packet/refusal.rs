@@ -76,7 +76,7 @@ fn check_too_big(fixture: &mut Fixture, flow: Flow, packet: &Packet, mtu: u32, s
 }
 
 /// To whom a packet is sent as it comes to the gateway: where errors come from while this host's own address is not known.
-fn destination(flow: Flow, way: Way) -> IpAddr {
+const fn destination(flow: Flow, way: Way) -> IpAddr {
     match way {
         Way::ToBackend => flow.family.vip(),
         Way::ToClient => flow.source(),
