@@ -1,7 +1,7 @@
 //! A loaded data plane with one service or more, and frames run through it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -49,6 +49,7 @@ pub(crate) struct Fixture {
     pins: PathBuf,
     counted: BTreeMap<&'static str, u64>,
     program: &'static str,
+    loaded: BTreeSet<&'static str>,
 }
 
 impl Drop for Fixture {
@@ -110,12 +111,12 @@ impl Fixture {
             pins,
             counted: BTreeMap::new(),
             program: programs::NATIVE,
+            loaded: BTreeSet::new(),
         };
         fixture
             .dataplane
             .set_settings(settings())
             .expect("the settings are written");
-        fixture.use_program(programs::NATIVE);
         fixture
     }
 
@@ -136,12 +137,8 @@ impl Fixture {
         Self::with_service(forwarding, &[family.backend(1)])
     }
 
-    /// Lets frames run through another of [`XDP_PROGRAMS`], and loads it if need be.
-    pub(crate) fn use_program(&mut self, program: &'static str) {
-        let ebpf = self.dataplane.ebpf_mut();
-        if program::xdp(ebpf, program).expect("the program").fd().is_err() {
-            program::load(ebpf, program).expect("the verifier takes the program");
-        }
+    /// Lets frames run through another of [`XDP_PROGRAMS`].
+    pub(crate) const fn use_program(&mut self, program: &'static str) {
         self.program = program;
     }
 
@@ -190,8 +187,16 @@ impl Fixture {
         self.dataplane.set_backend(id, &entry).expect("a backend");
     }
 
+    /// Loads the program that frames run through, unless it was.
+    pub(crate) fn load(&mut self) {
+        if self.loaded.insert(self.program) {
+            program::load(self.dataplane.ebpf_mut(), self.program).expect("the verifier takes the program");
+        }
+    }
+
     /// Runs a frame and takes the outcome as it is.
     pub(crate) fn run(&mut self, frame: &[u8]) -> Outcome {
+        self.load();
         let program: &Xdp = program::xdp(self.dataplane.ebpf_mut(), self.program).expect("the program");
         program::run(program, frame, RunOptions::default()).expect("the frame runs")
     }
