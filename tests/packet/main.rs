@@ -4,10 +4,17 @@
 
 mod admission;
 mod checksums;
+mod dsr;
+mod echo;
 mod fixture;
+mod flow;
+mod icmp;
 mod life;
 mod malformed;
 mod race;
+mod ranges;
+mod refusal;
 mod scheduling;
+mod source_translation;
 mod translation;
 mod transparency;
