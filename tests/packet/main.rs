@@ -4,7 +4,9 @@
 
 mod admission;
 mod checksums;
+mod exchange;
 mod fixture;
+mod fragments;
 mod life;
 mod malformed;
 mod race;

@@ -74,11 +74,17 @@ fn contradicting_lengths_are_passed() {
 }
 
 #[test]
-fn fragments_are_passed() {
+fn fragments_of_packets_that_are_not_ours_are_passed() {
     let mut fixture = Fixture::with_service(Forwarding::Nat, &[BACKEND_1]);
-    for (offset, more) in [(0, true), (185, true), (185, false), (8191, false)] {
-        fixture.passed(&syn().dont_fragment(false).fragment(offset, more).build(), "fragment");
+    for fragment in [(185, true), (185, false), (8191, false)] {
+        let later = |packet: Packet| packet.fragment(fragment.0, fragment.1).build();
+        fixture.passed(&later(syn()), "fragment");
+        fixture.passed(&later(syn().to(VIP, PORT + 1)), "fragment");
     }
+    fixture.passed(&syn().to(VIP, PORT + 1).fragment(0, true).build(), "no_listener");
+    fixture.passed(&syn().flags(TcpFlags::ACK).fragment(0, true).build(), "no_connection");
+    fixture.passed(&syn().fragment(185, false).build(), "fragment");
+    assert!(fixture.connections().is_empty());
 }
 
 #[test]
