@@ -5,11 +5,13 @@
 mod admission;
 mod checksums;
 mod exchange;
+mod extensions;
 mod fixture;
 mod fragments;
 mod life;
 mod malformed;
 mod race;
 mod scheduling;
+mod tags;
 mod translation;
 mod transparency;
