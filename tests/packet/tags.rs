@@ -15,8 +15,8 @@ use crate::{
 };
 
 /// Every kind of stack of tags that is carried: 802.1Q with both priority fields, a tag for the priority alone (VLAN 0), QinQ by 802.1ad,
-/// and QinQ of two customer tags.
-fn stacks() -> [Vec<Tag>; 5] {
+/// and QinQ of two tags of one kind.
+fn stacks() -> [Vec<Tag>; 6] {
     [
         vec![],
         vec![Tag::customer(7).priority(5).drop_eligible()],
@@ -26,6 +26,7 @@ fn stacks() -> [Vec<Tag>; 5] {
             Tag::customer(4_094).priority(1).drop_eligible(),
         ],
         vec![Tag::customer(5), Tag::customer(6).priority(2)],
+        vec![Tag::service(1), Tag::service(2)],
     ]
 }
 
