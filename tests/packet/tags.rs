@@ -16,7 +16,7 @@ use crate::{
 
 /// Every kind of stack of tags that is carried: 802.1Q with both priority fields, a tag for the priority alone (VLAN 0), QinQ by 802.1ad,
 /// and QinQ of two tags of one kind.
-fn stacks() -> [Vec<Tag>; 6] {
+pub(crate) fn stacks() -> [Vec<Tag>; 6] {
     [
         vec![],
         vec![Tag::customer(7).priority(5).drop_eligible()],
@@ -48,7 +48,7 @@ fn leaving(from: &[Tag], to: &[Tag]) -> Vec<Tag> {
 }
 
 /// Lets the way to every backend have these tags.
-fn set_way(fixture: &mut Fixture, stack: &[Tag]) {
+pub(crate) fn set_way(fixture: &mut Fixture, stack: &[Tag]) {
     let mut tags = stack.iter().map(|tag| match tag.protocol {
         0x88a8 => backend::Tag::service(tag.vlan),
         _ => backend::Tag::customer(tag.vlan),
