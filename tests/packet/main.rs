@@ -8,6 +8,7 @@ mod exchange;
 mod extensions;
 mod fixture;
 mod fragments;
+mod jumbo;
 mod life;
 mod malformed;
 mod race;
