@@ -118,7 +118,7 @@ fn random_packets_leave_with_the_checksums_of_a_full_recomputation() {
                     .filter(|exchange| exchange.family == family)
                     .nth(usize::from(number % 2))
                     .expect("two ways of forwarding")
-                    .from_port(2_000 + number);
+                    .at_port(2_000 + number);
                 let client = random_client(&mut random, family);
                 let peer = if exchange.hides_client() {
                     exchange.peer()

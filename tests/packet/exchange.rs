@@ -38,7 +38,7 @@ impl Exchange {
     }
 
     /// The same from another port of the client.
-    pub(crate) const fn from_port(self, port: u16) -> Self {
+    pub(crate) const fn at_port(self, port: u16) -> Self {
         Self { port, ..self }
     }
 
@@ -145,7 +145,7 @@ pub(crate) fn each(mut test: impl FnMut(&mut Fixture, Exchange)) {
         for exchange in Exchange::all() {
             // Shown when the test fails.
             eprintln!("{program}, {exchange:?}");
-            let exchange = exchange.from_port(port);
+            let exchange = exchange.at_port(port);
             exchange.open(&mut fixture);
             fixture.counts();
             test(&mut fixture, exchange);

@@ -211,7 +211,7 @@ fn two_clients_with_the_same_identification_are_not_mixed_up() {
         let second_packet = Packet::udp().payload(&[0x77; 4_097]);
         let cut = |packet: Packet| fragments_for_mtu(&packet.build(), 1500, 0x4242);
         let first = cut(exchange.request(packet.clone()));
-        let second_way = exchange.from_port(exchange.port + 1);
+        let second_way = exchange.at_port(exchange.port + 1);
         let second = cut(second_way.request(second_packet.clone()).source(second_client));
         let (mut first_out, mut second_out) = (Vec::new(), Vec::new());
         for (first, second) in first.iter().zip(&second) {
@@ -261,7 +261,7 @@ fn first_fragment_that_contradicts_another_changes_nothing() {
         let cut = |packet: Packet| fragments_for_mtu(&packet.build(), 1500, 0x0101);
         let arriving = cut(exchange.request(packet.clone()));
         let leaving = cut(exchange.request_leaving(packet.clone()));
-        let intruder = cut(exchange.from_port(exchange.port + 1).request(packet));
+        let intruder = cut(exchange.at_port(exchange.port + 1).request(packet));
         check(fixture, &arriving[..1], &leaving[..1]);
         fixture.counts();
         fixture.dropped(&intruder[0], "fragment_conflict");
@@ -442,7 +442,7 @@ fn identification_may_be_used_again_once_the_last_fragment_has_come() {
     exchange::each(|fixture, exchange| {
         let [packet, _] = large_packets();
         for port in exchange.port..exchange.port + 5 {
-            let exchange = exchange.from_port(port);
+            let exchange = exchange.at_port(port);
             let cut = |packet: Packet| fragments_for_mtu(&packet.build(), 1500, 0x0909);
             check(
                 fixture,
@@ -510,7 +510,7 @@ fn atomic_fragments_are_whole_packets() {
         };
         // One identification for all, and no note: not one of them meets another.
         for port in exchange.port..exchange.port + 3 {
-            let exchange = exchange.from_port(port);
+            let exchange = exchange.at_port(port);
             exchange.open(fixture);
             for packet in [Packet::udp(), Packet::tcp()] {
                 exchange.check(fixture, &packet.extensions(&[atomic]).payload(b"whole"));

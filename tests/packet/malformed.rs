@@ -80,7 +80,7 @@ fn frame_cut_at_any_byte_is_passed() {
 fn contradicting_lengths_are_passed() {
     exchange::each(|fixture, exchange| {
         let before = fixture.connections();
-        let new = exchange.from_port(exchange.port + 1);
+        let new = exchange.at_port(exchange.port + 1);
         let segment = || new.request(Packet::tcp().flags(TcpFlags::SYN));
         let datagram = || new.request(Packet::udp().payload(b"data"));
         let mut passed = |packet: Packet| fixture.passed(&packet.build(), "malformed");
@@ -142,7 +142,7 @@ fn source_that_cannot_be_answered_is_passed() {
 #[test]
 fn segments_with_flags_that_open_nothing_are_passed() {
     exchange::each(|fixture, exchange| {
-        let new = exchange.from_port(exchange.port + 1);
+        let new = exchange.at_port(exchange.port + 1);
         for flags in 0..=u8::MAX {
             let opens = flags & 0x17 == 0x02;
             if !opens {
@@ -159,7 +159,7 @@ fn segments_with_flags_that_open_nothing_are_passed() {
 fn fragments_of_packets_that_are_not_ours_are_passed() {
     exchange::each(|fixture, exchange| {
         let before = fixture.connections();
-        let new = exchange.from_port(exchange.port + 1);
+        let new = exchange.at_port(exchange.port + 1);
         let segment = |flags| new.request(Packet::tcp().flags(flags).payload(b"12345678"));
         for (offset, more) in [(185, true), (185, false), (8191, true)] {
             fixture.passed(&segment(TcpFlags::SYN).fragment(offset, more).build(), "fragment");

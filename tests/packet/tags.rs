@@ -131,7 +131,7 @@ fn reply_leaves_with_the_tags_that_the_client_had_last() {
 fn connection_opens_within_tags() {
     exchange::each(|fixture, exchange| {
         for (stack, port) in stacks().into_iter().zip(exchange.port + 1..) {
-            let exchange = exchange.from_port(port);
+            let exchange = exchange.at_port(port);
             let syn = Packet::tcp().flags(TcpFlags::SYN);
             let out = fixture.forwarded(&exchange.request(syn.clone()).tags(&stack).build());
             assert_packet_eq(&out, &exchange.request_leaving(syn.clone()).build());

@@ -77,7 +77,7 @@ fn random_packets_leave_with_every_other_byte_as_it_came() {
 #[test]
 fn data_on_a_first_segment_stays() {
     exchange::each(|fixture, exchange| {
-        let exchange = exchange.from_port(exchange.port + 1);
+        let exchange = exchange.at_port(exchange.port + 1);
         exchange.open(fixture);
         for flags in [TcpFlags::SYN, TcpFlags::SYN | TcpFlags::ACK] {
             // Fast open (RFC 7413), with its cookie.
