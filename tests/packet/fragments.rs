@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 
 use aya::maps::RingBuf;
-use lb_common::{maps, role::Roles};
+use lb_common::{maps, role::Roles, service::Forwarding};
 use lb_tests::{
     checksum::Sum,
     diff::{assert_packet_eq, checksums_valid},
     layers::IpPacket,
-    names::Family,
-    packet::{ETHERNET_LENGTH, Extension, Packet, fragment_of, fragments, fragments_for_mtu},
+    names::{BACKEND_ROUTER_MAC, Family, GATEWAY_TO_BACKENDS_MAC},
+    packet::{ETHERNET_LENGTH, Extension, Packet, Tag, fragment_of, fragments, fragments_for_mtu},
     program::Action,
 };
 use xlb::{
@@ -20,7 +20,7 @@ use xlb::{
 
 use crate::{
     exchange::{self, Exchange},
-    fixture::{Fixture, IFINDEX},
+    fixture::{Fixture, IFINDEX, XDP_PROGRAMS, from_client},
 };
 
 /// A datagram and a segment of 4 KB.
@@ -350,6 +350,31 @@ fn fragments_that_come_too_early_wait_for_the_agent() {
 }
 
 #[test]
+fn fragments_wait_with_their_tags_and_without_padding() {
+    exchange::each(|fixture, exchange| {
+        set_role(fixture, exchange.vip(), Roles::VIP);
+        let packet = Packet::udp().payload(&[7; 70]);
+        for tags in [
+            &[][..],
+            &[Tag::customer(7).priority(3)],
+            &[Tag::service(1), Tag::customer(2)],
+        ] {
+            let frame = exchange.request(packet.clone()).tags(tags).build();
+            let last = fragment_of(&frame, 64..78, false, 0x0d0d);
+            let mut padded = last.clone();
+            padded.extend([0; 20]);
+            fixture.dropped(&last, "fragment_held");
+            fixture.dropped(&padded, "fragment_held");
+            expect_held(fixture, &[last.clone(), last]);
+        }
+        fixture
+            .dataplane
+            .remove_roles(exchange.vip())
+            .expect("the role is removed");
+    });
+}
+
+#[test]
 fn roles_of_other_addresses_hold_nothing() {
     exchange::each(|fixture, exchange| {
         let [packet, _] = large_packets();
@@ -522,4 +547,23 @@ fn atomic_fragments_are_whole_packets() {
         let frame = exchange.request(packet).build();
         fixture.passed(&fragment_of(&frame, 800..1_600, false, 0x0c0c_0c0c), "fragment");
     });
+}
+
+#[test]
+fn fragments_of_a_dsr_connection_change_their_ethernet_addresses_alone() {
+    for family in Family::ALL {
+        let mut fixture = Fixture::of_family(family, Forwarding::Dsr);
+        for (program, id) in XDP_PROGRAMS.into_iter().zip(0x0e0e..) {
+            fixture.use_program(program);
+            // Not a hop: its time to live is not looked at either.
+            for ttl in [64, 1] {
+                let [packet, _] = large_packets();
+                let packet = from_client(packet.over(family)).ttl(ttl);
+                let cut = |packet: Packet| fragments_for_mtu(&packet.build(), 1500, id);
+                let leaving = packet.clone().ethernet(GATEWAY_TO_BACKENDS_MAC, BACKEND_ROUTER_MAC);
+                check(&mut fixture, &cut(packet), &cut(leaving));
+                fixture.expect_counts(&[("forward", 3)]);
+            }
+        }
+    }
 }
