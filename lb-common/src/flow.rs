@@ -32,7 +32,9 @@ pub struct FlowKey<A> {
     pub destination_port: Be16,
     /// [`protocol`] number.
     pub protocol: u8,
-    padding: [u8; 3],
+    // Not one array: the BPF target clears arrays by calling `memset`.
+    padding: u8,
+    more_padding: u16,
 }
 
 const _: () = assert!(size_of::<FlowKey<V4>>() == 16);
@@ -48,7 +50,8 @@ impl<A: Address> FlowKey<A> {
             source_port: source.1,
             destination_port: destination.1,
             protocol,
-            padding: [0; 3],
+            padding: 0,
+            more_padding: 0,
         }
     }
 
@@ -62,7 +65,8 @@ impl<A: Address> FlowKey<A> {
             source_port: self.destination_port,
             destination_port: self.source_port,
             protocol: self.protocol,
-            padding: [0; 3],
+            padding: 0,
+            more_padding: 0,
         }
     }
 }

@@ -32,7 +32,7 @@ use lb_common::{
 
 use crate::{
     checksum,
-    context::{Context, RawContext},
+    context::{Context, RawContext, forget},
 };
 
 /// What tc makes directly readable of a packet: the longest link header, the longest IPv4 header or IPv6 header with a usual chain of
@@ -103,6 +103,11 @@ impl<const KIND: u8> Frame for Xdp<KIND> {
         }
         // SAFETY: the kernel hands the program a valid context.
         length as u64 <= unsafe { bpf_xdp_get_buff_len(self.0) }
+    }
+
+    #[inline(always)]
+    fn forget(&self, number: usize) -> usize {
+        forget(number)
     }
 }
 
@@ -259,6 +264,11 @@ impl Frame for Tc {
     fn reaches(&self, length: usize) -> bool {
         // SAFETY: the kernel hands the program a valid context.
         length <= unsafe { (*self.0).len } as usize
+    }
+
+    #[inline(always)]
+    fn forget(&self, number: usize) -> usize {
+        forget(number)
     }
 }
 

@@ -8,7 +8,10 @@ use lb_common::{
     verdict::{DropReason, Verdict},
 };
 
-use crate::{context::Context, scratch};
+use crate::{
+    context::{Context, forget},
+    scratch,
+};
 
 /// Bytes that are summed by one call: what `bpf_csum_diff` takes at most.
 const CHUNK: usize = 512;
@@ -82,7 +85,7 @@ pub(crate) fn sum_frame<C: Context>(ctx: C, start: usize, length: usize) -> Resu
         return Err(DropReason::TooBig.into());
     }
     // Where the compiler knows a bound, it takes out the loop's own, of which the verifier then knows nothing.
-    let length = ctx.opaque(length, LENGTH_MASK);
+    let length = forget(length) & LENGTH_MASK;
     let mut sum: __wsum = 0;
     for chunk in 0..MAX_CHUNKS {
         let at = chunk * CHUNK;
@@ -90,7 +93,7 @@ pub(crate) fn sum_frame<C: Context>(ctx: C, start: usize, length: usize) -> Resu
             return Ok(Sum::from_kernel(sum));
         }
         // At least 1 and at most `CHUNK`, in the one form that the verifier understands.
-        let size = ctx.opaque((length - at).min(CHUNK) - 1, CHUNK - 1) + 1;
+        let size = (forget((length - at).min(CHUNK) - 1) & (CHUNK - 1)) + 1;
         // SAFETY: the buffer has `CHUNK` bytes, and four more for the zeros. The helper reads what was written here.
         unsafe {
             ctx.load(start + at, scratch.cast(), size as u32)?;

@@ -81,22 +81,33 @@ fn end<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, route: &mut Rou
 /// The way of a packet that matched `entry`.
 #[inline(always)]
 pub(crate) fn route_of<F: Family>(entry: &Connection<F>) -> Route<F> {
-    let mut route = Route {
+    Route {
         to: entry.twin.reversed(),
-        next_hop: entry.client,
-        direction: Direction::Reply,
-        service: entry.service,
-        backend: entry.backend,
-    };
-    if entry.direction != Direction::Reply as u32 {
-        route.direction = if entry.direction == Direction::Direct as u32 {
+        next_hop: next_hop_of(entry),
+        direction: if entry.direction == Direction::Reply as u32 {
+            Direction::Reply
+        } else if entry.direction == Direction::Direct as u32 {
             Direction::Direct
         } else {
             Direction::Forward
-        };
-        route.next_hop = backend_of::<F>(entry).map_or(NextHop::UNKNOWN, |backend| backend.next_hop);
+        },
+        service: entry.service,
+        backend: entry.backend,
     }
-    route
+}
+
+/// Where a packet that matched `entry` is sent, if that is known.
+#[inline(always)]
+pub(crate) fn next_hop_of<F: Family>(entry: &Connection<F>) -> NextHop {
+    let mut next_hop = entry.client;
+    if entry.direction != Direction::Reply as u32 {
+        match backend_of::<F>(entry) {
+            Some(backend) => next_hop = backend.next_hop,
+            // Unknown, and nothing else of it is looked at.
+            None => next_hop.ifindex = 0,
+        }
+    }
+    next_hop
 }
 
 /// The entry for packets with this tuple, as it is now.

@@ -121,14 +121,16 @@ pub(crate) trait Context: Frame + Copy {
     fn still_at<T>(self, offset: usize) -> Result<*mut T, Verdict> {
         self.at(offset).ok_or(DropReason::Vanished.into())
     }
+}
 
-    /// The number itself, of which neither compiler nor verifier know anything but that it is at most `mask`. An interface index is a
-    /// positive number, so nothing is changed; but they do not know.
-    #[inline(always)]
-    #[expect(clippy::cast_sign_loss, reason = "sign extension is what is wanted")]
-    fn opaque(self, number: usize, mask: usize) -> usize {
-        (number ^ (self.ifindex().cast_signed() >> 31) as usize) & mask
-    }
+/// The number itself, of which the compiler forgets what it knew: for all it knows, the assembly has changed it. An instruction and not
+/// nothing, since line information for no instruction is refused. See [`Frame::forget`](lb_common::packet::Frame::forget).
+#[inline(always)]
+pub(crate) fn forget(number: usize) -> usize {
+    let mut number = number;
+    // SAFETY: it does nothing.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    number
 }
 
 /// The raw context pointer, as helpers want it.

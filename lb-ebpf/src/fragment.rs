@@ -22,7 +22,14 @@ use lb_common::{
 use network_types::tcp::TcpHdr;
 
 use crate::{
-    clock, connection, context::Context, desk::Desk, family::Family, link, maps, outcome::Outcome, role, route::Route,
+    clock, connection,
+    context::{Context, forget},
+    desk::Desk,
+    family::Family,
+    link, maps,
+    outcome::Outcome,
+    role,
+    route::Route,
     stats, transmit,
 };
 
@@ -207,7 +214,7 @@ fn hold<F: Family, C: Context>(ctx: C, network: &Network<F>) -> Verdict {
     };
     let record: *mut HeldFragment = held.as_mut_ptr();
     // At least 1 and at most `MAX_HELD_LENGTH`, in the one form that the verifier understands.
-    let length = ctx.opaque(length - 1, MAX_HELD_LENGTH - 1) + 1;
+    let length = (forget(length - 1) & (MAX_HELD_LENGTH - 1)) + 1;
     // SAFETY: the buffer has room for `MAX_HELD_LENGTH` bytes; the first two fields are set here.
     let loaded = unsafe {
         (*record).ifindex = ctx.ifindex();

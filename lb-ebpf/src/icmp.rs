@@ -97,7 +97,7 @@ fn translate<F: Family, C: Context>(
         // No error about an error (RFC 1122, section 3.2.2).
         return Err(DropReason::TtlExpired.into());
     }
-    let original = answers.twin;
+    let original = &answers.twin;
     let source = if original.destination == quote.key.destination {
         network.source
     } else {
@@ -107,22 +107,20 @@ fn translate<F: Family, C: Context>(
     let from = FlowKey::new((network.source, no_port), (network.destination, no_port), F::ICMP);
     let to = FlowKey::new((source, no_port), (original.source, no_port), F::ICMP);
 
-    let route = connection::route_of(answers);
-    let next_hop = if route.next_hop.is_known() {
-        route.next_hop
-    } else {
-        transmit::look_up(ctx, &to, u32::from(network.length))?
-    };
+    let mut next_hop = connection::next_hop_of(answers);
+    if !next_hop.is_known() {
+        next_hop = transmit::look_up(ctx, &to, u32::from(network.length))?;
+    }
     if next_hop.mtu != 0 && network.length > next_hop.mtu {
         return Err(DropReason::TooBig.into());
     }
 
     let l3 = link::write::<F, C>(ctx, network.l3, link.tags, &next_hop)?;
-    if route.direction != Direction::Direct {
+    if answers.direction != Direction::Direct as u32 {
         let outer = TupleDelta::between(&from, &to);
         F::rewrite(ctx, l3, &to, &outer, network.ttl - 1)?;
         let shift = |offset: usize| offset - network.l3 + l3;
-        let change = rewrite_quote(ctx, quote, &original, shift)?;
+        let change = rewrite_quote(ctx, quote, original, shift)?;
         correct_checksum::<C>(ctx, shift(network.l4), change.add(F::icmp_delta(&outer)))?;
     }
     stats::count(ForwardReason::IcmpError as u32);

@@ -4,7 +4,7 @@
 
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
     reason = "atomics on the BPF target exist only as intrinsics, see `atomic`"

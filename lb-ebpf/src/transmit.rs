@@ -39,12 +39,15 @@ pub(crate) fn next_hop<F: Family, C: Context>(
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a packet's length is 16 bits wide")]
 pub(crate) fn look_up<F: Family, C: Context>(ctx: C, to: &FlowKey<F>, length: u32) -> Result<NextHop, Verdict> {
-    let params = scratch::borrow::<bpf_fib_lookup>().ok_or(DropReason::NoRoute)?;
-    // SAFETY: valid memory of this CPU. Plain numbers and unions of them; all zeros is a value, and the helper reads every byte.
-    let params = unsafe {
-        params.write_bytes(0, 1);
-        &mut *params
-    };
+    const WORDS: usize = size_of::<bpf_fib_lookup>() / 8;
+    let words = scratch::borrow::<[u64; WORDS]>().ok_or(DropReason::NoRoute)?;
+    for index in 0..WORDS {
+        // Volatile, or it becomes a call of `memset`, which on the BPF target clears byte by byte.
+        // SAFETY: within valid, aligned memory of this CPU.
+        unsafe { words.cast::<u64>().add(index).write_volatile(0) };
+    }
+    // SAFETY: as above, of this size. Plain numbers and unions of them; all zeros is a value, and the helper reads every byte.
+    let params = unsafe { &mut *words.cast::<bpf_fib_lookup>() };
     params.l4_protocol = to.protocol;
     params.ifindex = ctx.ifindex();
     params.__bindgen_anon_1.tot_len = length as u16;

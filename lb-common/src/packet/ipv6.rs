@@ -62,7 +62,7 @@ impl Ip for V6 {
             source,
             destination,
             l3,
-            l4: l3 + Ipv6Hdr::LEN + extensions.length,
+            l4: frame.forget(l3 + Ipv6Hdr::LEN + extensions.length),
             id_at: extensions.id_at,
             id: extensions.id,
             length,

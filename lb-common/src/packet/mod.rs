@@ -31,6 +31,13 @@ pub trait Frame {
 
     /// Whether the frame has at least `length` bytes, readable directly or not.
     fn reaches(&self, length: usize) -> bool;
+
+    /// The number itself, of which the compiler forgets what it knew. In the kernel it would otherwise leave out masks that it finds
+    /// needless and that the verifier needs.
+    #[inline(always)]
+    fn forget(&self, number: usize) -> usize {
+        number
+    }
 }
 
 /// Upper bound of all offsets into a frame at which a header or a field may begin: a mask, so that the kernel's verifier understands it.
