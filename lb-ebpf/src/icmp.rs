@@ -93,7 +93,9 @@ fn translate<F: Family, C: Context>(
     if is_damaged(ctx, network, quote)? {
         return Err(DropReason::IcmpChecksum.into());
     }
-    if network.ttl <= 1 {
+    let route = connection::route_of(answers);
+    let direct = route.direction == Direction::Direct;
+    if network.ttl <= 1 && !direct {
         // No error about an error (RFC 1122, section 3.2.2).
         return Err(DropReason::TtlExpired.into());
     }
@@ -107,7 +109,6 @@ fn translate<F: Family, C: Context>(
     let from = FlowKey::new((network.source, no_port), (network.destination, no_port), F::ICMP);
     let to = FlowKey::new((source, no_port), (original.source, no_port), F::ICMP);
 
-    let route = connection::route_of(answers);
     let next_hop = if route.next_hop.is_known() {
         route.next_hop
     } else {
@@ -118,7 +119,7 @@ fn translate<F: Family, C: Context>(
     }
 
     let l3 = link::write::<F, C>(ctx, network.l3, link.tags, &next_hop)?;
-    if route.direction != Direction::Direct {
+    if !direct {
         let outer = TupleDelta::between(&from, &to);
         F::rewrite(ctx, l3, &to, &outer, network.ttl - 1)?;
         let shift = |offset: usize| offset - network.l3 + l3;
