@@ -7,6 +7,7 @@ mod checksums;
 mod fixture;
 mod life;
 mod malformed;
+mod model;
 mod race;
 mod scheduling;
 mod translation;
