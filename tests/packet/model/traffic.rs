@@ -50,7 +50,7 @@ impl Traffic {
 
     /// The next step, given what is known of the connections.
     pub(super) fn next(&mut self, model: &Model) -> Step {
-        if self.random.random_bool(0.005) {
+        if self.random.random_bool(0.01) {
             let backends: Vec<u32> = model.config.backends.keys().copied().collect();
             let id = *self.one_of(&backends);
             return Step::Health(id, !model.config.backends[&id].alive);
@@ -129,7 +129,7 @@ impl Traffic {
         let client = self.client(family);
         // Below the ports for translated sources, among them, and among those of the host.
         let first = *self.one_of(&[1000, 20_000, 40_000]);
-        let port = first + self.random.random_range(0..12);
+        let port = first + self.random.random_range(0..6);
         let range = self.random.random_range(FULL_NAT_PORTS);
         let (vip, direct) = (family.vip(), family.vip_2());
         let (address, listener) = *self.one_of(&[
