@@ -13,7 +13,7 @@ use lb_common::{
     checksum::{Sum, TupleDelta, update, update_udp},
     connection::Direction,
     flow::{FlowKey, protocol},
-    packet::{Link, Network, Plain, Quote},
+    packet::{ICMP_HEADER, Link, Network, Plain, Quote},
     verdict::{DropReason, ForwardReason, PassReason, Verdict},
 };
 
@@ -58,6 +58,10 @@ fn try_judge<F: Family, C: Context>(ctx: C, desk: &mut Desk<F>) -> Result<u32, V
     let network = &desk.network;
     if network.more_fragments {
         return Err(PassReason::Fragment.into());
+    }
+    // What stands behind the packet in the frame is padding.
+    if usize::from(network.payload) < ICMP_HEADER {
+        return Err(PassReason::Malformed.into());
     }
     let header: &Header = ctx.view(network.l4).ok_or(PassReason::Malformed)?;
     if header.kind == F::ECHO.request {
