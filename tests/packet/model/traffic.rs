@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::{connection::Direction, flow::protocol};
 use lb_tests::{
-    model::{Flow, Model},
+    model::{Entry, Flow, Model},
     names::{BACKEND_ROUTER_MAC, CLIENT_ROUTER_MAC, Family, GATEWAY_TO_BACKENDS_MAC, GATEWAY_TO_CLIENTS_MAC},
     packet::{Extension, IcmpError, Packet, Tag, TcpFlags, fragments, fragments_for_mtu, quote},
 };
@@ -29,7 +29,7 @@ pub(super) enum Step {
     Health(u32, bool),
 }
 
-/// A source of steps. The same seed gives the same steps to equal models.
+/// A source of steps. The same seed gives the same steps again, but for ports of the program's choice.
 pub(super) struct Traffic {
     random: StdRng,
     /// Fragments that follow the one that was sent.
@@ -154,13 +154,19 @@ impl Traffic {
         self.varied(packet)
     }
 
-    /// The tuple of packets that belong to some connection, and those of the packets that leave for them.
+    /// The tuple of packets that belong to some connection, and that with which they leave.
     fn tuple(&mut self, model: &Model) -> Option<(Flow, Flow, Direction)> {
-        let count = model.connections().len();
+        // By the client's tuple: that of the replies may have a port of the program's choice, which is another one in every run.
+        let clients = |(_, entry): &(&Flow, &Entry)| entry.direction != Direction::Reply;
+        let count = model.connections().iter().filter(clients).count();
         if count == 0 {
             return None;
         }
-        let (flow, entry) = model.connections().iter().nth(self.random.random_range(0..count))?;
+        let chosen = self.random.random_range(0..count);
+        let (flow, entry) = model.connections().iter().filter(clients).nth(chosen)?;
+        if entry.direction == Direction::Forward && self.often(0.5) {
+            return Some((entry.twin, flow.reversed(), Direction::Reply));
+        }
         Some((*flow, entry.twin.reversed(), entry.direction))
     }
 

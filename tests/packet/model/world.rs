@@ -168,10 +168,9 @@ fn backend(family: Family, service: u32, number: u8, one_arm: bool, forwarding: 
     }
 }
 
-/// Writes a configuration into the maps.
-pub(super) fn write(config: &Config, fixture: &mut Fixture) {
+/// Writes what every configuration has into the maps.
+pub(super) fn write_services(config: &Config, fixture: &mut Fixture) {
     let dataplane = &mut fixture.dataplane;
-    dataplane.set_settings(config.settings).expect("the settings");
     for (family, wanted) in [
         (dataplane::Family::V4, IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
         (dataplane::Family::V6, IpAddr::is_ipv6),
@@ -189,13 +188,6 @@ pub(super) fn write(config: &Config, fixture: &mut Fixture) {
     for (address, roles) in &config.roles {
         dataplane.set_roles(*address, *roles).expect("roles");
     }
-    dataplane.remove_interface(IFINDEX).expect("no interface");
-    for (ifindex, interface) in &config.interfaces {
-        dataplane.set_interface(*ifindex, *interface).expect("an interface");
-    }
-    for (id, backend) in &config.backends {
-        write_backend(*id, backend, fixture);
-    }
     for (address, ports, protocol, service) in &config.listeners {
         let listener = Listener {
             address: *address,
@@ -206,6 +198,20 @@ pub(super) fn write(config: &Config, fixture: &mut Fixture) {
             protocol: protocol_of(*protocol),
         };
         fixture.listen(listener, ServiceId(*service));
+    }
+}
+
+/// Writes what differs between the configurations, and what may have changed since. Services are not written again: the kernel waits for
+/// every packet on its way when slots are replaced.
+pub(super) fn write_conditions(config: &Config, fixture: &mut Fixture) {
+    let dataplane = &mut fixture.dataplane;
+    dataplane.set_settings(config.settings).expect("the settings");
+    dataplane.remove_interface(IFINDEX).expect("no interface");
+    for (ifindex, interface) in &config.interfaces {
+        dataplane.set_interface(*ifindex, *interface).expect("an interface");
+    }
+    for (id, backend) in &config.backends {
+        write_backend(*id, backend, fixture);
     }
 }
 
