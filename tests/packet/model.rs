@@ -79,14 +79,12 @@ fn agree(program: &'static str, kind: Kind) {
     let first = env::var("XLB_SEED").map_or(0, |seed| seed.parse().expect("XLB_SEED is a number"));
     let mut stage = Stage::new(program, kind);
     for seed in first..first + chapters {
-        if let Err(Stop::Difference(difference)) = stage.play_in_time(seed, Care::Chapter) {
-            // Once more, to find the packet.
-            let again = match stage.play_in_time(seed, Care::Packet) {
-                Err(Stop::Difference(again)) => again,
-                _ => "(not when played again)".to_owned(),
-            };
-            panic!("{program} and the model differ; XLB_SEED={seed} begins there\n{difference}\n\n{again}");
-        }
+        let difference = stage.difference(seed);
+        assert!(
+            difference.is_none(),
+            "{program} and the model differ; XLB_SEED={seed} begins there\n{}",
+            difference.unwrap_or_default()
+        );
     }
     println!("{program}, {chapters} chapters: {:?}", stage.total);
     let reasons = outcomes().map(|outcome| outcome.reason);
@@ -139,15 +137,24 @@ impl Stage {
         }
     }
 
+    /// In what program and model differ in a chapter.
+    fn difference(&mut self, seed: u64) -> Option<String> {
+        let first = self.play_in_time(seed, Care::Chapter).err()?;
+        // Once more, to find the packet.
+        let again = self.play_in_time(seed, Care::Packet).err();
+        Some(format!("{first}\nand again: {}", again.unwrap_or_default()))
+    }
+
     /// Plays a chapter, again if the machine stood still meanwhile.
-    fn play_in_time(&mut self, seed: u64, care: Care) -> Result<(), Stop> {
+    fn play_in_time(&mut self, seed: u64, care: Care) -> Result<(), String> {
         for _ in 0..ATTEMPTS {
             match self.play(seed, care) {
                 Err(Stop::TooSlow) => {}
-                other => return other,
+                Err(Stop::Difference(difference)) => return Err(difference),
+                Ok(()) => return Ok(()),
             }
         }
-        panic!("{CHAPTER} packets take longer than {FRESH:?} on this machine");
+        Err(format!("{CHAPTER} packets take longer than {FRESH:?} on this machine"))
     }
 
     fn play(&mut self, seed: u64, care: Care) -> Result<(), Stop> {
@@ -388,7 +395,7 @@ impl Choices for Chosen<'_> {
     }
 }
 
-fn tuple(flow: &Flow) -> Tuple {
+const fn tuple(flow: &Flow) -> Tuple {
     Tuple {
         protocol: world::protocol_of(flow.protocol),
         source: flow.source,

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     address::{V4, V6},
     backend::{NextHop, Tag, Tags},
-    byte_order::Be16,
+    byte_order::{Be16, Be32},
     connection::Seen,
     flow::{FlowKey, protocol},
     limits::MAX_EXTENSION_HEADERS,
@@ -198,10 +198,7 @@ mod ipv6_header {
     #[test]
     fn fields_are_where_rfc_8200_draws_them() {
         let network = network_v6(&ipv6(UDP, &[0; 8])).unwrap();
-        assert_eq!(
-            network.source.words().map(|word| word.to_native()),
-            [0x2001_0db8, 0, 0, 1]
-        );
+        assert_eq!(network.source.words().map(Be32::to_native), [0x2001_0db8, 0, 0, 1]);
         assert_eq!(network.destination.words()[3].to_native(), 2);
         assert_eq!(
             (network.l3, network.l4, network.length, network.payload),

@@ -232,7 +232,12 @@ impl Traffic {
     fn bytes(&mut self, length: usize) -> Vec<u8> {
         let first: u8 = self.random.random();
         // Mixed enough for sums to notice what is missing.
-        (0..length).map(|at| first.wrapping_add((at * 7 % 251) as u8)).collect()
+        (0..=250)
+            .cycle()
+            .step_by(7)
+            .map(|byte: u8| byte.wrapping_add(first))
+            .take(length)
+            .collect()
     }
 
     /// The packet with tags, options, extension headers and a time to live.

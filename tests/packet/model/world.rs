@@ -69,7 +69,7 @@ pub(super) fn config(number: u64) -> Config {
         roles: BTreeMap::new(),
         interfaces: BTreeMap::new(),
     };
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let interface = Interface {
             target: IFINDEX,
             mtu: 1500,
@@ -229,7 +229,7 @@ pub(super) fn write_backend(id: u32, backend: &Backend, fixture: &mut Fixture) {
 }
 
 /// TCP or UDP, as the agent has it.
-pub(super) fn protocol_of(number: u8) -> Protocol {
+pub(super) const fn protocol_of(number: u8) -> Protocol {
     match number {
         protocol::TCP => Protocol::Tcp,
         _ => Protocol::Udp,

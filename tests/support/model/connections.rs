@@ -308,7 +308,7 @@ impl Model {
         self.connections.get(reply).is_none_or(|holder| holder.twin == *client)
     }
 
-    fn may_use(&self, port: u16) -> bool {
+    const fn may_use(&self, port: u16) -> bool {
         let settings = &self.config.settings;
         settings.snat_ports.contains(port) && !settings.host_ports.contains(port)
     }

@@ -55,7 +55,7 @@ impl Flow {
         }
     }
 
-    fn key<A: Family>(&self, source: A, destination: A) -> FlowKey<A> {
+    const fn key<A: Family>(&self, source: A, destination: A) -> FlowKey<A> {
         FlowKey::new(
             (source, Be16::new(self.source.port())),
             (destination, Be16::new(self.destination.port())),

@@ -132,7 +132,7 @@ impl Model {
     }
 }
 
-fn arriving(arrival: &Arrival<'_>) -> NoteKey {
+const fn arriving(arrival: &Arrival<'_>) -> NoteKey {
     let ip = &arrival.ip;
     NoteKey {
         source: ip.source,
@@ -143,7 +143,7 @@ fn arriving(arrival: &Arrival<'_>) -> NoteKey {
     }
 }
 
-fn leaving(route: &Route, id: u32) -> NoteKey {
+const fn leaving(route: &Route, id: u32) -> NoteKey {
     let to = &route.to;
     NoteKey {
         source: to.source.ip(),
