@@ -44,7 +44,7 @@ const LONG: u64 = 1000;
 /// Before it nothing in the program gets old: time stamps of connections are renewed after a second.
 const FRESH: Duration = Duration::from_millis(900);
 /// How often a chapter is played when the machine stands still.
-const ATTEMPTS: u32 = 50;
+const ATTEMPTS: u32 = 20;
 
 /// Outcomes that a short run may lack: they take a kernel's routing table, a full table, two CPUs, one of the programs, or luck.
 const RARE: [&str; 9] = [
