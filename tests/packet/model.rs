@@ -161,8 +161,10 @@ impl Stage {
         self.begin(seed);
         let begin = Instant::now();
         let mut traffic = Traffic::new(seed);
-        for number in 0..CHAPTER {
+        let mut number = 0;
+        while number < CHAPTER {
             let step = traffic.next(&self.model);
+            number += u32::from(matches!(step, Step::Frame(_)));
             let result = self.step(step);
             if begin.elapsed() > FRESH {
                 return Err(Stop::TooSlow);

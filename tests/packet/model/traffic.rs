@@ -21,6 +21,9 @@ use super::{
 /// Frames that are remembered, to be sent again and to be spliced into others.
 const REMEMBERED: usize = 64;
 
+/// Share of frames that are damaged.
+const DAMAGED: f64 = 0.4;
+
 /// What happens next.
 pub(super) enum Step {
     /// A frame comes in.
@@ -63,7 +66,7 @@ impl Traffic {
         if self.earlier.len() > REMEMBERED {
             self.earlier.pop_front();
         }
-        if self.random.random_bool(0.3) {
+        if self.random.random_bool(DAMAGED) {
             let other = self.repeated();
             return Step::Frame(mutate(&mut self.random, frame, &other));
         }
