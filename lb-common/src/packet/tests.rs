@@ -264,6 +264,23 @@ mod ipv6_header {
     }
 
     #[test]
+    fn chain_is_followed_as_far_as_packets_are_written_to() {
+        /// Seven headers of the greatest length, and one of this many units of 8 bytes.
+        fn long(units: u8) -> Vec<u8> {
+            let mut payload = Vec::new();
+            for (next, length) in [(60, 255); 7].into_iter().chain([(UDP, units - 1)]) {
+                payload.extend([next, length]);
+                payload.resize(payload.len() + 6 + 8 * usize::from(length), 0);
+            }
+            payload.extend([0; 8]);
+            ipv6(60, &payload)
+        }
+        // 14 + 40 + 7 * 2048 + 217 * 8, the last multiple below 0x3fff - 256.
+        assert_eq!(network_v6(&long(217)).map(|network| network.l4), Ok(16_126));
+        assert_eq!(network_v6(&long(218)), Err(PassReason::ExtensionHeaders));
+    }
+
+    #[test]
     fn headers_of_other_kinds_end_the_chain() {
         // ESP, AH, "no next header", mobility.
         for kind in [50, 51, 59, 135] {
