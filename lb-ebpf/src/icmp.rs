@@ -13,7 +13,7 @@ use lb_common::{
     checksum::{Sum, TupleDelta, update, update_udp},
     connection::Direction,
     flow::{FlowKey, protocol},
-    packet::{Link, Network, Plain, Quote},
+    packet::{ICMP_HEADER, Link, Network, Plain, Quote},
     verdict::{DropReason, ForwardReason, PassReason, Verdict},
 };
 
@@ -59,6 +59,10 @@ fn try_judge<F: Family, C: Context>(ctx: C, desk: &mut Desk<F>) -> Result<u32, V
     if network.more_fragments {
         return Err(PassReason::Fragment.into());
     }
+    // What stands behind the packet in the frame is padding.
+    if usize::from(network.payload) < ICMP_HEADER {
+        return Err(PassReason::Malformed.into());
+    }
     let header: &Header = ctx.view(network.l4).ok_or(PassReason::Malformed)?;
     if header.kind == F::ECHO.request {
         return echo::answer(ctx, &desk.link, network);
@@ -93,7 +97,8 @@ fn translate<F: Family, C: Context>(
     if is_damaged(ctx, network, quote)? {
         return Err(DropReason::IcmpChecksum.into());
     }
-    if network.ttl <= 1 {
+    let direct = answers.direction == Direction::Direct as u32;
+    if network.ttl <= 1 && !direct {
         // No error about an error (RFC 1122, section 3.2.2).
         return Err(DropReason::TtlExpired.into());
     }
@@ -116,7 +121,7 @@ fn translate<F: Family, C: Context>(
     }
 
     let l3 = link::write::<F, C>(ctx, network.l3, link.tags, &next_hop)?;
-    if answers.direction != Direction::Direct as u32 {
+    if !direct {
         let outer = TupleDelta::between(&from, &to);
         F::rewrite(ctx, l3, &to, &outer, network.ttl - 1)?;
         let shift = |offset: usize| offset - network.l3 + l3;

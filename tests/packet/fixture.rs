@@ -6,11 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use aya::programs::Xdp;
+use aya::{
+    maps::{Array, Map, MapData},
+    programs::Xdp,
+};
 use lb_common::{
     LAYOUT_VERSION,
     backend::{NextHop, Tags},
-    maps::programs,
+    maps::{self, programs},
     service::{Forwarding, Scheduler, Service},
     settings::{PortRange, Settings},
     verdict,
@@ -277,6 +280,13 @@ impl Fixture {
             .expect("the connections");
         entries.sort_by_key(|entry| entry.key);
         entries
+    }
+
+    /// What the program counts as half-open connections.
+    pub(crate) fn half_open(&self) -> i64 {
+        let map = MapData::from_pin(self.pins.join(maps::HALF_OPEN)).expect("the map is pinned");
+        let map: Array<_, u64> = Map::Array(map).try_into().expect("an array");
+        map.get(&0, 0).expect("the number").cast_signed()
     }
 
     /// Removes the entry with this tuple.

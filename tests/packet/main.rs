@@ -1,6 +1,7 @@
 //! The real program on single frames, through `BPF_PROG_TEST_RUN`: exact bytes out, every counter accounted for.
 //!
-//! Expected frames come from the laboratory's packet builder or are written out; nothing of the product computes them.
+//! Expected frames come from the laboratory's packet builder or are written out; nothing of the product computes them. The tests in
+//! `model` alone ask its parser and its pure functions, which have tests of their own.
 
 mod admission;
 mod checksums;
@@ -15,6 +16,7 @@ mod icmp;
 mod jumbo;
 mod life;
 mod malformed;
+mod model;
 mod race;
 mod ranges;
 mod refusal;

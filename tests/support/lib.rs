@@ -2,6 +2,7 @@
 //!
 //! - [`packet`], [`diff`], [`checksum`]: packets made, compared and verified without any code of the product, so that they can judge it.
 //!   [`layers`] says where in a frame things are.
+//! - [`model`]: what the product must do with every frame, in plain Rust.
 //! - [`program`]: one frame through a loaded XDP program by `BPF_PROG_TEST_RUN`.
 //! - [`topology`]: clients, routers, gateway and backends in [`namespace`]s; [`names`] has their addresses, [`leftovers`] their end.
 //! - [`gateway`]: the command `xlb` in the gateway's namespace; [`cell`]: the test matrix, and configurations for it.
@@ -20,6 +21,8 @@ pub mod gateway;
 #[cfg(feature = "packets")]
 pub mod layers;
 pub mod leftovers;
+#[cfg(feature = "packets")]
+pub mod model;
 pub mod names;
 pub mod namespace;
 #[cfg(feature = "packets")]

@@ -22,6 +22,9 @@ use crate::{
 pub(crate) struct Options {
     /// Which layers; without any, all that need nothing from outside (all but `real` and `kernels`)
     layers: Vec<Choice>,
+    /// Runs at full length what is cut short else: a million packets against the model of the data plane (`XLB_LONG`)
+    #[arg(long)]
+    long: bool,
     /// Passed on to the test programs: a filter, `--nocapture`
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -89,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut sum = Tally::default();
     for layer in layers {
         eprintln!("== {} ==", layer.name());
-        match layer.run(&workspace, root, &options.arguments) {
+        match layer.run(&workspace, root, options) {
             Ok(tally) => sum.add(tally),
             Err(error) => {
                 eprintln!("error: layer {}: {error:#}", layer.name());
@@ -155,19 +158,19 @@ impl Layer {
     }
 
     /// Builds, runs and counts this layer.
-    fn run(self, workspace: &Workspace, root: Option<Root>, arguments: &[String]) -> Result<Tally> {
+    fn run(self, workspace: &Workspace, root: Option<Root>, options: &Options) -> Result<Tally> {
         if self == Self::Kernels {
-            return kernels::test(workspace, root.context("no way to root")?, arguments);
+            return kernels::test(workspace, root.context("no way to root")?, &options.arguments);
         }
         let mut sum = Tally::default();
-        for command in self.commands(workspace, root, arguments)? {
+        for command in self.commands(workspace, root, options)? {
             sum.add(count(command)?);
         }
         Ok(sum)
     }
 
     /// The commands that run this layer, built as far as they must be before `sudo` takes over.
-    fn commands(self, workspace: &Workspace, root: Option<Root>, arguments: &[String]) -> Result<Vec<Command>> {
+    fn commands(self, workspace: &Workspace, root: Option<Root>, options: &Options) -> Result<Vec<Command>> {
         let selections: &[&[&str]] = match self {
             Self::Unit => &[
                 &["--package=lb-common", "--all-features"],
@@ -179,19 +182,23 @@ impl Layer {
             Self::Agent => &[&["--package=lb-userspace", "--test=*"]],
             Self::Packet | Self::Lab | Self::Netns | Self::Real | Self::Kernels => {
                 let root = root.context("no way to root")?;
-                return self.root_commands(workspace, root, arguments);
+                return self.root_commands(workspace, root, options);
             }
         };
         let command = |selection: &&[&str]| {
             let mut cargo = workspace.cargo("test");
-            cargo.arg("--no-fail-fast").args(*selection).arg("--").args(arguments);
+            cargo
+                .arg("--no-fail-fast")
+                .args(*selection)
+                .arg("--")
+                .args(&options.arguments);
             cargo
         };
         Ok(selections.iter().map(command).collect())
     }
 
     /// Builds the tests as this user, to be run as root.
-    fn root_commands(self, workspace: &Workspace, root: Root, arguments: &[String]) -> Result<Vec<Command>> {
+    fn root_commands(self, workspace: &Workspace, root: Root, options: &Options) -> Result<Vec<Command>> {
         let mut build = workspace.cargo("test");
         build.args(["--no-run", "--package=lb-tests", "--test", self.name()]);
         if self == Self::Lab {
@@ -207,8 +214,9 @@ impl Layer {
         let command = |executable: &PathBuf| {
             let mut variables: Vec<(&str, &Path)> = vec![("CARGO_MANIFEST_DIR", package.as_std_path())];
             variables.extend(binary.as_deref().map(|binary| ("XLB_BIN", binary)));
+            variables.extend(options.long.then_some(("XLB_LONG", Path::new("1"))));
             let mut command = root.command(executable, &variables);
-            command.args(arguments).current_dir(&package);
+            command.args(&options.arguments).current_dir(&package);
             command
         };
         Ok(executables.iter().map(command).collect())
