@@ -10,4 +10,5 @@ mod race;
 mod reload;
 mod restart;
 mod scene;
+mod sockets;
 mod traceless;

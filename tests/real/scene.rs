@@ -40,13 +40,16 @@ const ERRORS: [&str; 14] = [
 ];
 
 /// What the program may have decided in a test: everything was forwarded, but for what was never meant to be.
-const EXPECTED_REASONS: [&str; 6] = [
+const EXPECTED_REASONS: [&str; 8] = [
     "forward",
     "reply",
+    // An ICMP error about a datagram that was still under way when its run had ended.
+    "icmp_error",
     // ARP.
     "not_ip",
-    // An ICMP error about a datagram that was still under way when its run had ended.
+    // What ARP is in IPv6, and reports of multicast groups.
     "not_tcp_or_udp",
+    "not_unicast",
     // Answers to the agent's health checks.
     "no_listener",
     // In generic mode: taken up again, and then forwarded, at the tc hook.
