@@ -1,9 +1,13 @@
 //! End to end: clients, routers, gateway and backends in network namespaces, ordinary sockets, offloads at their defaults.
 
 mod demo;
+mod dsr;
 mod failover;
 mod forwarding;
+mod fragments;
+mod hairpin;
 mod limits;
+mod path_mtu;
 mod pins;
 mod privileges;
 mod race;

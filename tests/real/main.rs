@@ -5,7 +5,6 @@
 
 mod iperf3;
 mod nginx;
-mod offloads;
 mod scene;
 mod server;
 mod throughput;

@@ -13,11 +13,10 @@ use lb_tests::{
     gateway::Gateway,
     names::{Family, TO_BACKENDS, TO_CLIENTS},
     namespace::Namespace,
+    offloads::{self, Offloads},
     topology::{Lab, LabOptions},
 };
 use serde_json::Value;
-
-use crate::offloads::{self, Offloads};
 
 pub(crate) use lb_tests::cell::{Cell, MATRIX_MIXED as MATRIX};
 

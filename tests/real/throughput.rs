@@ -1,11 +1,10 @@
 //! Bulk TCP and UDP by iperf3. How fast it goes is printed, not judged: the figures are those of the machine.
 
 use anyhow::{Context as _, Result};
-use lb_tests::topology::Lab;
+use lb_tests::{offloads, topology::Lab};
 
 use crate::{
     iperf3::{self, Run},
-    offloads,
     scene::{Cell, MATRIX, Scene, Service},
 };
 
