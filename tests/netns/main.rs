@@ -6,6 +6,7 @@ mod failover;
 mod forwarding;
 mod fragments;
 mod hairpin;
+mod icmp;
 mod limits;
 mod path_mtu;
 mod pins;
