@@ -1,154 +1,98 @@
-//! Datagrams that are longer than a frame, in fragments both ways.
-
-use std::{
-    net::{SocketAddr, UdpSocket},
-    thread,
-};
+//! Datagrams that come in fragments, whatever their order: the agent keeps those that come too early.
 
 use lb_tests::{
-    cell::{self, Service},
-    names::Family,
-    packet::{Packet, fragments_for_mtu},
+    cell::MATRIX_BOTH_FAMILIES,
+    diff::endpoints,
+    packet::{Packet, fragments},
     raw_socket::RawSocket,
+    wait::until_true,
 };
 
-use crate::{
-    scene::{Cell, MATRIX_BOTH_FAMILIES, SERVICE, Scene, lab_with},
-    sockets::{PORT, content, udp},
-};
+use crate::scene::{PATIENCE, Scene};
 
-/// Bytes of a datagram: three fragments in frames of 1500 bytes.
-const LENGTH: usize = 4096;
-
-/// Three backends without health checks.
-fn start(cell: Cell) -> Scene {
-    let backends = [1, 2, 3].map(|number| format!("\"{}\"", SocketAddr::new(cell.family.backend(number), PORT)));
-    let service = Service {
-        name: "datagrams",
-        port: SERVICE.1,
-        health_check: "{type: none}",
-        backends: &backends,
-    };
-    let lab = lab_with(cell.family);
-    let scene = Scene::without_backends(lab, cell.family, &cell::configuration(cell, &service));
-    scene.wait_until_up(3);
-    scene
+/// The first client, with its own frames.
+struct Client<'a> {
+    scene: &'a Scene,
+    socket: RawSocket,
 }
 
-/// Answers datagrams on a thread with the same bytes, but for the first one, which is the backend's number. An empty one ends it.
-fn echo(socket: &UdpSocket, number: u8) {
-    let mut buffer = [0; 2 * LENGTH];
-    socket.set_read_timeout(None).expect("a socket");
-    while let Ok((length @ 1.., client)) = socket.recv_from(&mut buffer) {
-        buffer[0] = number;
-        socket.send_to(&buffer[..length], client).expect("a socket");
+impl<'a> Client<'a> {
+    fn new(scene: &'a Scene) -> Self {
+        let socket = RawSocket::open(&scene.lab.clients[0], "eth0").expect("a socket for frames");
+        Self { scene, socket }
     }
-}
 
-/// Calls `work` while every backend [`echo`]es.
-fn with_echo(scene: &Scene, family: Family, work: impl FnOnce()) {
-    let sockets: Vec<_> = scene
-        .lab
-        .backends
-        .iter()
-        .map(|backend| udp(backend, family.unspecified(), PORT))
-        .collect();
-    thread::scope(|scope| {
-        for (socket, number) in sockets.iter().zip(1..) {
-            scope.spawn(move || echo(socket, number));
-        }
-        // Ends the threads after a panic as well, since the scope waits for them.
-        let _ends = EndsEchoes(scene, family);
-        work();
-    });
-}
+    /// A question to the service in three fragments. Backends answer with the number that it is.
+    fn question(&self, port: u16, id: u32) -> Vec<Vec<u8>> {
+        let lab = &self.scene.lab;
+        let own = lab.clients[0].mac("eth0").expect("a device");
+        let router = lab.client_router.mac("lan").expect("a device");
+        let service = self.scene.service;
+        let client = lb_tests::names::Family::of(service.ip()).client(1);
+        let datagram = Packet::udp().from(client, port).to(service.ip(), service.port());
+        let datagram = datagram.payload(format!("{:>1300}", 7).as_bytes());
+        fragments(&datagram.ethernet(own, router).build(), &[512, 1024], id)
+    }
 
-struct EndsEchoes<'a>(&'a Scene, Family);
-
-impl Drop for EndsEchoes<'_> {
-    fn drop(&mut self) {
-        for (backend, number) in self.0.lab.backends.iter().zip(1..) {
-            let ended = udp(backend, self.1.unspecified(), 0).send_to(&[], (self.1.backend(number), PORT));
-            assert!(ended.is_ok(), "{ended:?}");
+    /// Sends the fragments in this order.
+    fn send(&self, fragments: &[Vec<u8>], order: &[usize]) {
+        for index in order {
+            self.socket.send(&fragments[*index]).expect("a frame is sent");
         }
     }
-}
 
-/// The backend whose answer to these bytes this is.
-#[track_caller]
-fn backend_of(answer: &[u8], question: &[u8], what: &str) -> u8 {
-    assert_eq!(answer.len(), question.len(), "{what}");
-    assert!(answer[1..] == question[1..], "{what}: other bytes came back");
-    answer[0]
-}
-
-#[test]
-fn datagrams_of_two_clients_are_echoed_whole_by_one_backend_each() {
-    const COUNT: usize = 300;
-    for cell in MATRIX_BOTH_FAMILIES {
-        let scene = start(cell);
-        with_echo(&scene, cell.family, || {
-            let clients: Vec<_> = scene
-                .lab
-                .clients
-                .iter()
-                .map(|client| udp(client, cell.family.unspecified(), 0))
-                .collect();
-            let mut backends = [None; 2];
-            let stream = content(COUNT + LENGTH);
-            for round in 0..COUNT {
-                // No two datagrams alike.
-                let question = &stream[round..round + LENGTH];
-                for (socket, known) in clients.iter().zip(&mut backends) {
-                    let what = format!("{cell}, datagram {round}");
-                    socket.send_to(question, scene.service).expect("a socket");
-                    let mut answer = [0; 2 * LENGTH];
-                    let (length, from) = socket
-                        .recv_from(&mut answer)
-                        .unwrap_or_else(|error| panic!("{what}: {error}"));
-                    assert_eq!(from, scene.service, "{what}");
-                    let backend = backend_of(&answer[..length], question, &what);
-                    assert_eq!(*known.get_or_insert(backend), backend, "{what}");
-                }
-            }
-            assert_ne!(backends[0], backends[1], "{cell}: round robin");
-        });
-        for reason in ["fragment", "fragment_conflict", "fragment_lost"] {
-            assert_eq!(scene.counted(reason), 0, "{cell}: {reason}");
-        }
+    /// Waits for the answer to this port.
+    fn answered(&self, port: u16) -> bool {
+        let service = self.scene.service;
+        let is_answer = |frame: &[u8]| endpoints(frame).is_some_and(|(from, to)| from == service && to.port() == port);
+        self.socket.receive(PATIENCE, is_answer).is_ok()
     }
 }
 
 #[test]
-fn fragments_in_the_wrong_order_wait_for_the_first_one() {
-    const COUNT: u32 = 20;
+fn fragments_arrive_in_any_order() {
     for cell in MATRIX_BOTH_FAMILIES {
-        let scene = start(cell);
-        let client = &scene.lab.clients[0];
-        let wire = RawSocket::open(client, "eth0").expect("a device");
-        let (from, to) = (client.mac("eth0"), scene.lab.client_router.mac("lan"));
-        let (from, to) = (from.expect("an address"), to.expect("an address"));
-        with_echo(&scene, cell.family, || {
-            let socket = udp(client, cell.family.client(1), 5000);
-            for id in 1..=COUNT {
-                let question = content(LENGTH);
-                let datagram = Packet::udp()
-                    .from(cell.family.client(1), 5000)
-                    .to(scene.service.ip(), scene.service.port());
-                let frame = datagram.ethernet(from, to).payload(&question).build();
-                for fragment in fragments_for_mtu(&frame, 1500, id).iter().rev() {
-                    wire.send(fragment).expect("a device that is up");
-                }
-                let mut answer = [0; 2 * LENGTH];
-                let length = socket.recv(&mut answer);
-                let length = length
-                    .unwrap_or_else(|error| panic!("{cell}, datagram {id}: {error}\n{:?}", scene.status()["verdicts"]));
-                backend_of(&answer[..length], &question, &format!("{cell}, datagram {id}"));
-            }
-        });
-        assert!(
-            scene.counted("fragment_held") >= u64::from(COUNT),
-            "{cell}: they came too early"
-        );
+        let scene = Scene::start(cell);
+        let client = Client::new(&scene);
+        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        for (port, order) in (5000..).zip(orders) {
+            let question = client.question(port, port.into());
+            client.send(&question, &order);
+            assert!(
+                client.answered(port),
+                "{cell}, {order:?}: {}",
+                scene.status()["verdicts"]
+            );
+        }
+        let held = scene.counted("fragment_held");
+        // 1 + 2 + 1 + 2, unless a frame was overtaken on its way.
+        assert!(held >= 6, "{cell}: {held} fragments waited");
+    }
+}
+
+#[test]
+fn fragments_wait_for_a_first_one_that_is_late() {
+    for cell in MATRIX_BOTH_FAMILIES {
+        let scene = Scene::start(cell);
+        let client = Client::new(&scene);
+        let question = client.question(5000, 1);
+        client.send(&question, &[2, 1]);
+        until_true("fragments that wait", PATIENCE, || scene.counted("fragment_held") >= 2).expect("they wait");
+        client.send(&question, &[0]);
+        assert!(client.answered(5000), "{cell}: {}", scene.status()["verdicts"]);
+    }
+}
+
+#[test]
+fn fragments_without_a_first_one_become_the_kernels() {
+    for cell in MATRIX_BOTH_FAMILIES {
+        let scene = Scene::start(cell);
+        let client = Client::new(&scene);
+        client.send(&client.question(5000, 1), &[1, 2]);
+        until_true("fragments that wait", PATIENCE, || scene.counted("fragment_held") == 2).expect("they wait");
+        until_true("fragments left to the kernel", PATIENCE, || {
+            scene.counted("fragment") >= 2
+        })
+        .unwrap_or_else(|error| panic!("{cell}: {error}\n{}", scene.gateway.log()));
     }
 }

@@ -1,5 +1,6 @@
 //! End to end: clients, routers, gateway and backends in network namespaces, ordinary sockets, offloads at their defaults.
 
+mod datagrams;
 mod demo;
 mod dsr;
 mod failover;

@@ -1,7 +1,7 @@
 //! A loaded data plane with one service or more, and frames run through it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -49,6 +49,7 @@ pub(crate) struct Fixture {
     pins: PathBuf,
     counted: BTreeMap<&'static str, u64>,
     program: &'static str,
+    loaded: BTreeSet<&'static str>,
 }
 
 impl Drop for Fixture {
@@ -110,14 +111,12 @@ impl Fixture {
             pins,
             counted: BTreeMap::new(),
             program: programs::NATIVE,
+            loaded: BTreeSet::new(),
         };
         fixture
             .dataplane
             .set_settings(settings())
             .expect("the settings are written");
-        for name in XDP_PROGRAMS {
-            program::load(fixture.dataplane.ebpf_mut(), name).expect("the verifier takes the program");
-        }
         fixture
     }
 
@@ -188,8 +187,16 @@ impl Fixture {
         self.dataplane.set_backend(id, &entry).expect("a backend");
     }
 
+    /// Loads the program that frames run through, unless it was.
+    pub(crate) fn load(&mut self) {
+        if self.loaded.insert(self.program) {
+            program::load(self.dataplane.ebpf_mut(), self.program).expect("the verifier takes the program");
+        }
+    }
+
     /// Runs a frame and takes the outcome as it is.
     pub(crate) fn run(&mut self, frame: &[u8]) -> Outcome {
+        self.load();
         let program: &Xdp = program::xdp(self.dataplane.ebpf_mut(), self.program).expect("the program");
         program::run(program, frame, RunOptions::default()).expect("the frame runs")
     }

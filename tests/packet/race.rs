@@ -40,6 +40,7 @@ type Sent = Option<(SocketAddr, SocketAddr)>;
 
 /// Runs frames on two CPUs at once, the first ones together, then the second ones ...; returns what each CPU sent.
 fn race(fixture: &mut Fixture, frames: [&[Vec<u8>]; 2]) -> [Vec<Sent>; 2] {
+    fixture.load();
     let program: &Xdp = program::xdp(fixture.dataplane.ebpf_mut(), programs::NATIVE).expect("the program");
     let steps = [AtomicUsize::new(0), AtomicUsize::new(0)];
     let run_all = |own: usize, cpu: usize| -> Vec<Sent> {

@@ -123,6 +123,8 @@ impl Target {
             .args(["--fuzz-dir", folder.as_str()])
             .arg("--target-dir")
             .arg(workspace.target.join("fuzz"))
+            // The agent takes minutes to build, and only one target needs it.
+            .args((self != Self::Config).then_some("--no-default-features"))
             .arg(&name)
             .arg(&corpus)
             .args(
