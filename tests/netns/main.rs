@@ -11,6 +11,7 @@ mod icmp;
 mod limits;
 mod path_mtu;
 mod pins;
+mod ports;
 mod privileges;
 mod race;
 mod reload;
