@@ -8,6 +8,7 @@ mod forwarding;
 mod fragments;
 mod hairpin;
 mod icmp;
+mod jumbo;
 mod limits;
 mod path_mtu;
 mod pins;
