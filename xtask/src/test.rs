@@ -13,7 +13,7 @@ use crate::{
     cargo::{self, Workspace},
     debian, kernels,
     privilege::{self, Root},
-    setup,
+    python, setup,
     tally::Tally,
 };
 
@@ -40,7 +40,7 @@ enum Choice {
     Lab,
     /// Client, gateway and backends in namespaces (root)
     Netns,
-    /// nginx, curl and iperf3 through the balancer (root); installs them when absent
+    /// nginx, curl, iperf3 and others through the balancer (root); installs them when absent
     Real,
     /// The programs on Debian's kernels in virtual machines, beside IPVS (root); installs QEMU, fetches the kernels
     Kernels,
@@ -203,10 +203,12 @@ impl Layer {
             Self::Packet => None,
             _ => Some(workspace.release_xlb()?),
         };
+        let python = (self == Self::Real).then(python::make_sure).transpose()?;
         let package = workspace.root.join("tests");
         let command = |executable: &PathBuf| {
             let mut variables: Vec<(&str, &Path)> = vec![("CARGO_MANIFEST_DIR", package.as_std_path())];
             variables.extend(binary.as_deref().map(|binary| ("XLB_BIN", binary)));
+            variables.extend(python.as_deref().map(|python| ("XLB_PYTHON", python)));
             let mut command = root.command(executable, &variables);
             command.args(arguments).current_dir(&package);
             command
