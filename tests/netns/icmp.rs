@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use lb_tests::{
     diff::{checksums_valid, endpoints},
     layers::{self, ICMP, ICMPV6, IpPacket, TCP},
@@ -199,6 +200,6 @@ fn hop(wire: &Wire, port: u16, ttl: u8) -> IpAddr {
         }
     };
     let answer = wire.socket.receive(PATIENCE, concerns_it);
-    let answer = answer.unwrap_or_else(|error| panic!("ttl {ttl}: {error:#}"));
+    let answer = answer.with_context(|| format!("ttl {ttl}")).expect("an answer");
     ip_packet(&answer).expect("a packet").source
 }

@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 
+use anyhow::Context as _;
 use lb_tests::{
     counters::Counters,
     names::Family,
@@ -62,7 +63,8 @@ fn longest_packets_pass(cell: Cell, scene: &Scene, mtu: u16) {
         let mut buffer = [0; 10_000];
         let (length, peer) = server
             .recv_from(&mut buffer)
-            .unwrap_or_else(|error| panic!("{what}, up: {error}"));
+            .with_context(|| format!("{what}, up"))
+            .expect("a datagram");
         assert!(buffer[..length] == sent, "{what}, up: {length} bytes");
         server.send_to(&sent, peer).expect("a socket");
         assert_arrives(&client, &sent, &what);
@@ -93,7 +95,8 @@ fn assert_arrives(socket: &UdpSocket, expected: &[u8], what: &str) {
     let mut buffer = [0; 10_000];
     let length = socket
         .recv(&mut buffer)
-        .unwrap_or_else(|error| panic!("{what}, down: {error}"));
+        .with_context(|| format!("{what}, down"))
+        .expect("a datagram");
     assert!(buffer[..length] == *expected, "{what}, down: {length} bytes");
 }
 
@@ -148,5 +151,6 @@ fn wait_until_known(cell: Cell, scene: &Scene) {
         wire.send(&frame).expect("a device that is up");
         server.recv_from(&mut [0; 10_000]).is_ok()
     })
-    .unwrap_or_else(|error| panic!("{cell}: {error}; {}", scene.status()["verdicts"]));
+    .with_context(|| format!("{cell}: {}", scene.status()["verdicts"]))
+    .expect("xlb learns of it");
 }

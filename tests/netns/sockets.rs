@@ -7,7 +7,8 @@ use std::{
     thread,
 };
 
-use lb_tests::{namespace::Namespace, wait::until};
+use anyhow::Context as _;
+use lb_tests::{names::Family, namespace::Namespace, wait::until};
 
 use crate::scene::{PATIENCE, Scene};
 
@@ -32,13 +33,11 @@ pub(crate) fn udp(namespace: &Namespace, address: IpAddr, port: u16) -> UdpSocke
 }
 
 /// A new TCP connection.
+#[track_caller]
 pub(crate) fn connect(namespace: &Namespace, to: SocketAddr) -> TcpStream {
     let stream = namespace.run(|| TcpStream::connect_timeout(&to, PATIENCE));
-    with_limits(
-        stream
-            .expect("a namespace")
-            .unwrap_or_else(|error| panic!("{to}: {error}")),
-    )
+    let stream = stream.expect("a namespace").with_context(|| to.to_string());
+    with_limits(stream.expect("a server"))
 }
 
 /// The next connection of a server.
@@ -56,14 +55,8 @@ fn with_limits(stream: TcpStream) -> TcpStream {
 
 /// Both ends of a connection through the service, from the first client to the first backend: the client's, the server's.
 pub(crate) fn connection(scene: &Scene) -> (TcpStream, TcpStream) {
-    let server = listen(
-        &scene.lab.backends[0],
-        match scene.service.ip() {
-            IpAddr::V4(_) => IpAddr::from([0; 4]),
-            IpAddr::V6(_) => IpAddr::from([0_u16; 8]),
-        },
-        PORT,
-    );
+    let any = Family::of(scene.service.ip()).unspecified();
+    let server = listen(&scene.lab.backends[0], any, PORT);
     let client = connect(&scene.lab.clients[0], scene.service);
     (client, accept(&server))
 }

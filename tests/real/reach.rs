@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use anyhow::Context as _;
 use lb_tests::names::Family;
 
 use crate::{
@@ -49,7 +50,7 @@ fn ping(cell: Cell, scene: &Scene<Vec<Nginx>>) -> String {
         "1000",
     ]);
     let answer = client(command.arg(cell.family.vip().to_string()));
-    answer.unwrap_or_else(|error| panic!("{cell}: {error:#}"))
+    answer.with_context(|| cell.to_string()).expect("an answer")
 }
 
 /// The hops that SYNs to the service find, one probe each.
@@ -69,11 +70,11 @@ fn traceroute(cell: Cell, scene: &Scene<Vec<Nginx>>) -> Vec<IpAddr> {
         "10",
     ]);
     let text = client(command.arg(cell.family.vip().to_string()));
-    let text = text.unwrap_or_else(|error| panic!("{cell}: {error:#}"));
+    let text = text.with_context(|| cell.to_string()).expect("hops");
     // A line with what is asked for, then `1  10.1.0.1  0.123 ms` each.
     let hop = |line: &str| line.split_whitespace().nth(1)?.parse().ok();
     text.lines()
         .skip(1)
-        .map(|line| hop(line).unwrap_or_else(|| panic!("{cell}: {text}")))
+        .map(|line| hop(line).with_context(|| format!("{cell}: {text}")).expect("a hop"))
         .collect()
 }
