@@ -74,10 +74,9 @@ fn xlb_native_virt(ctx: XdpContext) -> u32 {
     process(NativeVirtual::new(ctx.ctx))
 }
 
-/// Generic XDP, together with [`xlb_tc`].
-///
-/// Without fragments of a frame: the kernel hands over whole ones then. With them it replaces most packets by copies whose MAC header has
-/// no length (Linux 6.18, `skb_pp_cow_data`), and tc sees them without it.
+/// Generic XDP, together with [`xlb_tc`]. Without `frags`, so that the kernel makes each packet one piece in place: for a program with
+/// `frags` it makes a copy (`skb_pp_cow_data`, kernel 6.9) that has forgotten the length of its link header, and [`xlb_tc`] would be
+/// shown the packet without one.
 #[xdp]
 fn xlb_generic(ctx: XdpContext) -> u32 {
     process(Generic::new(ctx.ctx))

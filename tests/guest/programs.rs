@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use aya::programs::Program;
+use lb_common::maps::programs::PASS;
 use lb_tests::{leftovers::Instance, topology::prepare};
 use xlb::dataplane::{
     aya::{AyaDataplane, Options, remove_all},
@@ -36,10 +37,10 @@ impl Maps {
         Ok(Self { dataplane, pins })
     }
 
-    /// The names of all programs in the object.
+    /// The names of the programs of the packet path: all in the object but the one that leaves everything to the kernel.
     pub(crate) fn programs(&mut self) -> Vec<String> {
-        let programs = self.dataplane.ebpf_mut().programs();
-        programs.map(|(name, _)| name.to_owned()).collect()
+        let programs = self.dataplane.ebpf_mut().programs().map(|(name, _)| name.to_owned());
+        programs.filter(|name| name != PASS).collect()
     }
 
     /// Loads a program and returns it. The error holds what the verifier said.

@@ -2,18 +2,19 @@
 
 use lb_tests::traffic::Protocol;
 
-use crate::scene::{MATRIX, Scene};
+use crate::scene::{MATRIX_BOTH_FAMILIES, Scene};
 
 #[test]
 fn tcp_and_udp_are_spread_over_all_backends() {
-    for cell in MATRIX {
+    for cell in MATRIX_BOTH_FAMILIES {
         let scene = Scene::start(cell);
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let report = scene.client(protocol).requests(300, 10).expect("requests");
             assert_eq!(
                 report.failures(),
                 Default::default(),
-                "{cell}, {protocol:?}\n{}",
+                "{cell}, {protocol:?}: {}\n{}",
+                scene.status()["verdicts"],
                 scene.gateway.log()
             );
             let shares = report.by_backend();

@@ -11,7 +11,7 @@ use lb_tests::{
     traffic::{Protocol, backend::Backend},
 };
 
-use crate::scene::{MATRIX, Scene, backends_of, configuration, lab_with, service_of};
+use crate::scene::{MATRIX_BOTH_FAMILIES, Scene, backends_of, configuration, lab_with, service_of};
 
 /// What the unit leaves the agent, in the words of `setpriv`: `-all,+bpf,...`.
 fn capabilities_of_the_unit() -> String {
@@ -43,7 +43,7 @@ fn restricted(directory: &Path) -> PathBuf {
 
 #[test]
 fn agent_starts_and_restarts_with_the_capabilities_of_its_unit() {
-    for cell in MATRIX {
+    for cell in MATRIX_BOTH_FAMILIES {
         let lab = lab_with(cell.family);
         let backends = Backend::start_all(&lab.backends).expect("three backends");
         let binary = restricted(&lab.instance().directory().expect("a directory"));

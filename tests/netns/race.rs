@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use lb_tests::traffic::race::{Race, race_first_packets};
 
-use crate::scene::{MATRIX, Scene};
+use crate::scene::{MATRIX_BOTH_FAMILIES, Scene};
 
 #[test]
 fn first_packets_of_a_flow_on_two_cpus_reach_one_backend() {
     // In generic mode each CPU runs the program for what it sends; in native mode the queue that both packets hash to decides.
-    for cell in MATRIX {
+    for cell in MATRIX_BOTH_FAMILIES {
         let scene = Scene::start(cell);
         let before = connections(&scene);
         let ports = 20_000..=20_299;

@@ -11,7 +11,7 @@ use lb_tests::{
     wait::{until, until_true},
 };
 
-pub(crate) use lb_tests::cell::{Cell, MATRIX};
+pub(crate) use lb_tests::cell::{Cell, MATRIX, MATRIX_BOTH_FAMILIES};
 
 /// How long a condition is waited for before a test gives up. No test takes this long unless it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
@@ -56,6 +56,18 @@ pub(crate) const fn service_of(family: Family) -> SocketAddr {
     SocketAddr::new(family.vip(), SERVICE.1)
 }
 
+/// A configuration with one service on port 80 of the VIP for port 8080 of the first backend, without health checks.
+pub(crate) fn configuration_without_checks(cell: Cell) -> String {
+    let backends = [format!("\"{}\"", SocketAddr::new(cell.family.backend(1), 8080))];
+    let service = Service {
+        name: "web",
+        port: SERVICE.1,
+        health_check: "{type: none}",
+        backends: &backends,
+    };
+    cell::configuration(cell, &service)
+}
+
 /// A laboratory with three backends that has this family; IPv4 is always there.
 pub(crate) fn lab_with(family: Family) -> Lab {
     let options = LabOptions {
@@ -91,10 +103,16 @@ impl Scene {
         let lab = lab_with(family);
         let mut backends = Backend::start_all(&lab.backends).expect("three backends");
         prepare(&mut backends);
+        let without = Self::without_backends(lab, family, configuration);
+        Self { backends, ..without }
+    }
+
+    /// An agent with this configuration in a given laboratory. The test brings its own servers: ordinary sockets of [`crate::sockets`].
+    pub(crate) fn without_backends(lab: Lab, family: Family, configuration: &str) -> Self {
         let gateway = Gateway::start(&lab, configuration).expect("an agent");
         Self {
             gateway,
-            backends,
+            backends: Vec::new(),
             service: service_of(family),
             lab,
         }

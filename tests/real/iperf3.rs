@@ -18,6 +18,9 @@ pub(crate) enum Run {
     TcpDown,
     UdpUp,
     UdpDown,
+    /// UDP datagrams of 4096 bytes, which come in fragments.
+    FragmentsUp,
+    FragmentsDown,
 }
 
 impl Run {
@@ -28,6 +31,8 @@ impl Run {
             // Datagrams of the default length: as long as a TCP segment, so none is cut.
             Self::UdpUp => &["--udp", "--bitrate", "200M"],
             Self::UdpDown => &["--udp", "--bitrate", "200M", "--reverse"],
+            Self::FragmentsUp => &["--udp", "--bitrate", "100M", "--length", "4096"],
+            Self::FragmentsDown => &["--udp", "--bitrate", "100M", "--length", "4096", "--reverse"],
         }
     }
 }

@@ -13,11 +13,10 @@ use lb_tests::{
     gateway::Gateway,
     names::{Family, TO_BACKENDS, TO_CLIENTS},
     namespace::Namespace,
+    offloads::{self, Offloads},
     topology::{Lab, LabOptions},
 };
 use serde_json::Value;
-
-use crate::offloads::{self, Offloads};
 
 pub(crate) use lb_tests::cell::{Cell, MATRIX_MIXED as MATRIX};
 
@@ -40,13 +39,16 @@ const ERRORS: [&str; 14] = [
 ];
 
 /// What the program may have decided in a test: everything was forwarded, but for what was never meant to be.
-const EXPECTED_REASONS: [&str; 6] = [
+const EXPECTED_REASONS: [&str; 8] = [
     "forward",
     "reply",
+    // An ICMP error about a datagram that was still under way when its run had ended.
+    "icmp_error",
     // ARP.
     "not_ip",
-    // An ICMP error about a datagram that was still under way when its run had ended.
+    // What ARP is in IPv6, and reports of multicast groups.
     "not_tcp_or_udp",
+    "not_unicast",
     // Answers to the agent's health checks.
     "no_listener",
     // In generic mode: taken up again, and then forwarded, at the tc hook.

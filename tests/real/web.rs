@@ -39,7 +39,8 @@ fn service(family: Family) -> Service {
     }
 }
 
-fn start(cell: Cell, files: &Path) -> Scene<Vec<Nginx>> {
+/// A scene with an nginx on every backend.
+pub(crate) fn start(cell: Cell, files: &Path) -> Scene<Vec<Nginx>> {
     let servers = |lab: &Lab| {
         let directory = lab.instance().directory()?;
         let nginx =
@@ -149,7 +150,7 @@ fn upload(cell: Cell, scene: &Scene<Vec<Nginx>>, file: &Path) -> Result<String> 
 }
 
 /// A directory for files to hand out, named so that the next laboratory removes what a killed run leaves.
-fn directory() -> io::Result<TempDir> {
+pub(crate) fn directory() -> io::Result<TempDir> {
     Builder::new().prefix(&format!("{}-", Instance::next())).tempdir()
 }
 

@@ -64,14 +64,20 @@ pub const MATRIX_BOTH_FAMILIES: [Cell; 8] = [
     Cell::new("full_nat", Family::V6, "generic"),
 ];
 
-/// As [`MATRIX`], and with each attach mode on either side.
-pub const MATRIX_MIXED: [Cell; 6] = [
+/// As [`MATRIX_BOTH_FAMILIES`], and with each attach mode on either side.
+pub const MATRIX_MIXED: [Cell; 12] = [
     MATRIX[0],
     MATRIX[1],
     MATRIX[2],
     MATRIX[3],
     MATRIX[0].towards_backends("generic"),
     MATRIX[3].towards_backends("native"),
+    MATRIX_BOTH_FAMILIES[4],
+    MATRIX_BOTH_FAMILIES[5],
+    MATRIX_BOTH_FAMILIES[6],
+    MATRIX_BOTH_FAMILIES[7],
+    MATRIX_BOTH_FAMILIES[4].towards_backends("generic"),
+    MATRIX_BOTH_FAMILIES[7].towards_backends("native"),
 ];
 
 /// The one service of a configuration, TCP and UDP.

@@ -7,9 +7,9 @@
 //! - [`topology`]: clients, routers, gateway and backends in [`namespace`]s; [`names`] has their addresses, [`leftovers`] their end.
 //! - [`gateway`]: the command `xlb` in the gateway's namespace; [`cell`]: the test matrix, and configurations for it.
 //! - [`traffic`]: backends and clients with ordinary sockets; [`raw_socket`]: single frames; [`counters`]: what the kernel counted
-//!   meanwhile.
+//!   meanwhile; [`offloads`]: what devices do for their senders.
 //!
-//! A laboratory needs root. Device offloads stay at the kernel's defaults throughout.
+//! A laboratory needs root. Device offloads stay at the kernel's defaults unless a test says otherwise.
 
 pub mod cell;
 #[cfg(feature = "packets")]
@@ -25,6 +25,7 @@ pub mod leftovers;
 pub mod model;
 pub mod names;
 pub mod namespace;
+pub mod offloads;
 #[cfg(feature = "packets")]
 pub mod packet;
 #[cfg(feature = "packets")]

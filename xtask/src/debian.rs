@@ -29,7 +29,7 @@ pub(crate) const LABORATORY: [Program; 2] = [
 ];
 
 /// What `cargo xtask test real` needs.
-pub(crate) const REAL: [Program; 3] = [
+pub(crate) const REAL: [Program; 5] = [
     Program {
         name: "nginx",
         package: "nginx",
@@ -41,6 +41,14 @@ pub(crate) const REAL: [Program; 3] = [
     Program {
         name: "iperf3",
         package: "iperf3",
+    },
+    Program {
+        name: "ping",
+        package: "iputils-ping",
+    },
+    Program {
+        name: "traceroute",
+        package: "traceroute",
     },
 ];
 

@@ -14,6 +14,7 @@ mod fuzz;
 mod kernels;
 mod linker;
 mod privilege;
+mod python;
 mod run;
 mod setup;
 mod tally;

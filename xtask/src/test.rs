@@ -13,7 +13,7 @@ use crate::{
     cargo::{self, Workspace},
     debian, kernels,
     privilege::{self, Root},
-    setup,
+    python, setup,
     tally::Tally,
 };
 
@@ -43,7 +43,7 @@ enum Choice {
     Lab,
     /// Client, gateway and backends in namespaces (root)
     Netns,
-    /// nginx, curl and iperf3 through the balancer (root); installs them when absent
+    /// nginx, curl, iperf3 and others through the balancer (root); installs them when absent
     Real,
     /// The programs on Debian's kernels in virtual machines, beside IPVS (root); installs QEMU, fetches the kernels
     Kernels,
@@ -210,11 +210,13 @@ impl Layer {
             Self::Packet => None,
             _ => Some(workspace.release_xlb()?),
         };
+        let python = (self == Self::Real).then(python::make_sure).transpose()?;
         let package = workspace.root.join("tests");
         let command = |executable: &PathBuf| {
             let mut variables: Vec<(&str, &Path)> = vec![("CARGO_MANIFEST_DIR", package.as_std_path())];
             variables.extend(binary.as_deref().map(|binary| ("XLB_BIN", binary)));
             variables.extend(options.long.then_some(("XLB_LONG", Path::new("1"))));
+            variables.extend(python.as_deref().map(|python| ("XLB_PYTHON", python)));
             let mut command = root.command(executable, &variables);
             command.args(&options.arguments).current_dir(&package);
             command

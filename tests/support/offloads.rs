@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, ffi::c_char, io, net::UdpSocket, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::namespace::Namespace;
+
+use crate::namespace::Namespace;
 
 /// Offloads by the names of `ethtool -k`, and the commands that ask for them (`ETHTOOL_G...` in `linux/ethtool.h`).
 const COMMANDS: [(&str, u32); 4] = [
@@ -17,14 +18,14 @@ const COMMANDS: [(&str, u32); 4] = [
 const SET_TX_CHECKSUMMING: u32 = 0x17;
 
 /// The offloads of a device and whether they are on.
-pub(crate) type Offloads = BTreeMap<&'static str, bool>;
+pub type Offloads = BTreeMap<&'static str, bool>;
 
 /// Asks a device in a namespace.
 ///
 /// # Errors
 ///
 /// When there is no such device.
-pub(crate) fn of(namespace: &Namespace, device: &str) -> Result<Offloads> {
+pub fn of(namespace: &Namespace, device: &str) -> Result<Offloads> {
     let ask = |(name, command)| Ok((name, ethtool(device, command, 0)? != 0));
     let offloads = namespace.run(|| COMMANDS.into_iter().map(ask).collect::<Result<_>>())?;
     offloads.with_context(|| format!("in {}", namespace.name()))
@@ -36,7 +37,7 @@ pub(crate) fn of(namespace: &Namespace, device: &str) -> Result<Offloads> {
 /// # Errors
 ///
 /// When there is no such device.
-pub(crate) fn switch_off(namespace: &Namespace, device: &str) -> Result<()> {
+pub fn switch_off(namespace: &Namespace, device: &str) -> Result<()> {
     namespace.run(|| ethtool(device, SET_TX_CHECKSUMMING, 0))??;
     let offloads = of(namespace, device)?;
     ensure!(
