@@ -1,6 +1,10 @@
 //! Tracked connections: the entry, what is remembered of each direction, and which phase of life follows from it.
 
-use crate::{address::V4, backend::NextHop, flow::FlowKey};
+use crate::{
+    address::{V4, V6},
+    backend::NextHop,
+    flow::FlowKey,
+};
 
 /// One direction of a tracked connection. A connection is two entries, each keyed by the tuple of the packets it matches and each
 /// holding the other's key.
@@ -27,7 +31,8 @@ pub struct Connection<A> {
     pub direction: u32,
 }
 
-const _: () = assert!(size_of::<Connection<V4>>() == 56);
+const _: () = assert!(size_of::<Connection<V4>>() == 64);
+const _: () = assert!(size_of::<Connection<V6>>() == 88);
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,21 @@ pub enum Direction {
     Forward = 0,
     /// From backend to client.
     Reply = 1,
+    /// From client to backend, of a connection whose replies do not pass here (`dsr`). It has no other entry; its `twin` is its own
+    /// key reversed, so that nothing is translated.
+    Direct = 2,
+}
+
+impl Direction {
+    /// The direction with this number.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Forward),
+            1 => Some(Self::Reply),
+            2 => Some(Self::Direct),
+            _ => None,
+        }
+    }
 }
 
 /// What one direction of a connection has sent so far, as a set of bits. It only grows, until a client starts anew on what is closed.
@@ -122,9 +142,25 @@ pub const fn phase(forward: Seen, reply: Seen) -> Phase {
     Phase::HalfOpen
 }
 
+/// The phase of a connection of which only the client's packets are seen (`dsr`): what the backend must have said for the client to
+/// say this. A FIN may be the first of two; data of the backend is still on its way without us, so it shortens nothing for it.
+#[inline(always)]
+pub const fn phase_of_direct(forward: Seen) -> Phase {
+    if forward.any(Seen::RST | Seen::FIN) {
+        return Phase::Closing;
+    }
+    if forward.any(Seen::ACK) {
+        return Phase::Established;
+    }
+    Phase::HalfOpen
+}
+
 #[cfg(feature = "user")]
-// SAFETY: `#[repr(C)]` without gaps (56 = 16 + 8 + 16 + 4 * 4), every bit pattern is a value.
+// SAFETY: `#[repr(C)]` without gaps (64 = 16 + 8 + 24 + 4 * 4), every bit pattern is a value.
 unsafe impl aya::Pod for Connection<V4> {}
+#[cfg(feature = "user")]
+// SAFETY: `#[repr(C)]` without gaps (88 = 40 + 8 + 24 + 4 * 4), every bit pattern is a value.
+unsafe impl aya::Pod for Connection<V6> {}
 
 #[cfg(test)]
 mod tests {
@@ -184,6 +220,15 @@ mod tests {
     fn udp_is_established_with_the_first_answer() {
         assert_eq!(phase(Seen::UDP, Seen::default()), Phase::HalfOpen);
         assert_eq!(phase(Seen::UDP, Seen::UDP), Phase::Established);
+    }
+
+    #[test]
+    fn direct_connection_is_judged_by_the_client_alone() {
+        assert_eq!(phase_of_direct(Seen(Seen::SYN)), Phase::HalfOpen);
+        assert_eq!(phase_of_direct(Seen(Seen::SYN | Seen::ACK)), Phase::Established);
+        assert_eq!(phase_of_direct(Seen::UDP), Phase::Established);
+        assert_eq!(phase_of_direct(Seen(Seen::SYN | Seen::ACK | Seen::FIN)), Phase::Closing);
+        assert_eq!(phase_of_direct(Seen(Seen::SYN | Seen::RST)), Phase::Closing);
     }
 
     #[test]

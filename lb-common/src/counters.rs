@@ -37,6 +37,16 @@ impl core::ops::AddAssign for Traffic {
     }
 }
 
+/// How much of something happened in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Budget {
+    /// The second, since the machine started.
+    pub second: u64,
+    /// How often in it.
+    pub spent: u64,
+}
+
 #[cfg(feature = "user")]
 // SAFETY: `#[repr(C)]` without gaps, every bit pattern is a value.
 unsafe impl aya::Pod for Traffic {}

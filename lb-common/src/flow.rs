@@ -1,13 +1,21 @@
 //! The five-tuple.
 
-use crate::{Address, address::V4, byte_order::Be16};
+use crate::{
+    Address,
+    address::{V4, V6},
+    byte_order::Be16,
+};
 
 /// Protocol numbers of the IP header (IANA, "Assigned Internet Protocol Numbers").
 pub mod protocol {
+    /// Internet Control Message Protocol, for IPv4.
+    pub const ICMP: u8 = 1;
     /// Transmission Control Protocol.
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
     pub const UDP: u8 = 17;
+    /// Internet Control Message Protocol, for IPv6.
+    pub const ICMP_V6: u8 = 58;
 }
 
 /// The five-tuple of a packet as it arrives, and the key of the connection tables.
@@ -24,10 +32,13 @@ pub struct FlowKey<A> {
     pub destination_port: Be16,
     /// [`protocol`] number.
     pub protocol: u8,
-    padding: [u8; 3],
+    // Not one array: the BPF target clears arrays by calling `memset`.
+    padding: u8,
+    more_padding: u16,
 }
 
 const _: () = assert!(size_of::<FlowKey<V4>>() == 16);
+const _: () = assert!(size_of::<FlowKey<V6>>() == 40);
 
 impl<A: Address> FlowKey<A> {
     /// The tuple `source` to `destination` of `protocol`.
@@ -39,7 +50,8 @@ impl<A: Address> FlowKey<A> {
             source_port: source.1,
             destination_port: destination.1,
             protocol,
-            padding: [0; 3],
+            padding: 0,
+            more_padding: 0,
         }
     }
 
@@ -53,7 +65,8 @@ impl<A: Address> FlowKey<A> {
             source_port: self.destination_port,
             destination_port: self.source_port,
             protocol: self.protocol,
-            padding: [0; 3],
+            padding: 0,
+            more_padding: 0,
         }
     }
 }
@@ -61,6 +74,9 @@ impl<A: Address> FlowKey<A> {
 #[cfg(feature = "user")]
 // SAFETY: `#[repr(C)]`, padding is a field, every bit pattern is a value.
 unsafe impl aya::Pod for FlowKey<V4> {}
+#[cfg(feature = "user")]
+// SAFETY: as above.
+unsafe impl aya::Pod for FlowKey<V6> {}
 
 #[cfg(test)]
 mod tests {

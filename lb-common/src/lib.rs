@@ -14,8 +14,13 @@ pub mod checksum;
 pub mod connection;
 pub mod counters;
 pub mod flow;
+pub mod fragment;
+pub mod interface;
 pub mod limits;
 pub mod maps;
+pub mod packet;
+pub mod port_prefix;
+pub mod role;
 pub mod scheduler;
 pub mod service;
 pub mod settings;
@@ -27,4 +32,4 @@ pub use address::Address;
 ///
 /// It is stored in the pinned settings map. An agent adopts what is pinned only when the versions agree; raise it with every
 /// change of a map type.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

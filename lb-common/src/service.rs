@@ -1,6 +1,9 @@
 //! Listeners and services.
 
-use crate::{address::V4, byte_order::Be16};
+use crate::{
+    address::{V4, V6},
+    byte_order::Be16,
+};
 
 /// Key of the listener map: what clients dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +19,7 @@ pub struct ListenerKey<A> {
 }
 
 const _: () = assert!(size_of::<ListenerKey<V4>>() == 8);
+const _: () = assert!(size_of::<ListenerKey<V6>>() == 20);
 
 impl<A> ListenerKey<A> {
     /// The listener on `address` and `port` for `protocol`.
@@ -53,6 +57,8 @@ pub enum Forwarding {
     Nat = 0,
     /// Source and destination are rewritten.
     FullNat = 1,
+    /// Only the Ethernet addresses are rewritten; the backend owns the VIP and answers the client without us.
+    Dsr = 2,
 }
 
 /// What the program must know of a service beside its slots.
@@ -93,6 +99,9 @@ impl Service {
 #[cfg(feature = "user")]
 // SAFETY: `#[repr(C)]`, padding is a field, every bit pattern is a value.
 unsafe impl aya::Pod for ListenerKey<V4> {}
+#[cfg(feature = "user")]
+// SAFETY: as above.
+unsafe impl aya::Pod for ListenerKey<V6> {}
 #[cfg(feature = "user")]
 // SAFETY: `#[repr(C)]`, padding is a field, every bit pattern is a value.
 unsafe impl aya::Pod for Service {}

@@ -10,15 +10,19 @@ pub struct Settings {
     pub hash_seed: u32,
     /// Half-open connections beyond which new ones are refused.
     pub half_open_max: u32,
-    /// Number of addresses in the `snat` pool; 0: each backend's own source address.
-    pub snat_addresses: u32,
-    /// Ports for `full_nat`.
+    /// Number of IPv4 addresses in the `snat` pool; 0: each backend's own source address.
+    pub snat_addresses_v4: u32,
+    /// Number of IPv6 addresses in the `snat` pool; 0: each backend's own source address.
+    pub snat_addresses_v6: u32,
+    /// Number of port prefixes in the maps of port ranges; 0 spares the program the second lookup.
+    pub port_prefixes: u32,
+    /// Ports for translated sources.
     pub snat_ports: PortRange,
-    /// Ports that `full_nat` must leave to this host's own sockets; empty when `first` is above `last`.
+    /// Ports that translated sources must leave to this host's own sockets; empty when `first` is above `last`.
     pub host_ports: PortRange,
 }
 
-const _: () = assert!(size_of::<Settings>() == 24);
+const _: () = assert!(size_of::<Settings>() == 32);
 
 /// Ports `first..=last`, in the machine's byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,35 +57,68 @@ impl PortRange {
             (self.last - self.first) as u32 + 1
         }
     }
+}
 
-    /// A port of the range chosen by a random number, not part of `except`; `None` when nothing is left.
-    ///
-    /// The ports of `except` are counted out rather than drawn again, so that one draw is one port.
+/// The ports of one range that are not part of another, ready to be drawn from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortPool {
+    first: u32,
+    count: u32,
+    /// The first port behind which the excepted ones are left out, and their number.
+    gap_at: u32,
+    gap: u32,
+}
+
+impl PortPool {
+    /// The ports of `range` that are not part of `except`.
     #[inline(always)]
-    pub const fn pick(self, random: u32, except: Self) -> Option<u16> {
+    pub const fn new(range: PortRange, except: PortRange) -> Self {
         // The part of `except` that lies inside.
-        let low = if except.first > self.first {
+        let low = if except.first > range.first {
             except.first
         } else {
-            self.first
+            range.first
         };
-        let high = if except.last < self.last {
+        let high = if except.last < range.last {
             except.last
         } else {
-            self.last
+            range.last
         };
-        let cut = if low > high { 0 } else { (high - low) as u32 + 1 };
-        let count = self.len() - cut;
-        if count == 0 {
-            return None;
+        let gap = PortRange { first: low, last: high }.len();
+        Self {
+            first: range.first as u32,
+            count: range.len() - gap,
+            gap_at: low as u32,
+            gap,
         }
-        let mut port = self.first as u32 + random % count;
-        if cut != 0 && port >= low as u32 {
-            port += cut;
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "at most `last`, which is 16 bits")]
+    }
+
+    /// Whether there is none.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether `port` can be drawn.
+    #[inline(always)]
+    pub const fn contains(&self, port: u16) -> bool {
+        let port = port as u32;
+        let in_range = self.first <= port && port < self.first + self.count + self.gap;
+        in_range && !(self.gap_at <= port && port < self.gap_at + self.gap)
+    }
+
+    /// The port that a number stands for; numbers that differ by less than the number of ports stand for different ones. Without any
+    /// port the result means nothing.
+    ///
+    /// The excepted ports are counted out rather than drawn again, so that one draw is one port.
+    #[inline(always)]
+    pub const fn pick(&self, number: u32) -> u16 {
+        let port = self.first + if self.count == 0 { 0 } else { number % self.count };
+        let beyond = (port >= self.gap_at) as u32;
+        #[expect(clippy::cast_possible_truncation, reason = "at most the last port, which is 16 bits")]
         {
-            Some(port as u16)
+            (port + beyond * self.gap) as u16
         }
     }
 }
@@ -97,7 +134,11 @@ mod tests {
     use super::*;
 
     fn all(range: PortRange, except: PortRange) -> BTreeSet<u16> {
-        (0..200_000).filter_map(|random| range.pick(random, except)).collect()
+        let pool = PortPool::new(range, except);
+        if pool.is_empty() {
+            return BTreeSet::new();
+        }
+        (0..200_000).map(|random| pool.pick(random)).collect()
     }
 
     #[test]
@@ -114,6 +155,9 @@ mod tests {
         ] {
             let expected: BTreeSet<u16> = (10..=20).filter(|port| !except.contains(*port)).collect();
             assert_eq!(all(range(10, 20), except), expected, "except {except:?}");
+            let pool = PortPool::new(range(10, 20), except);
+            let contained: BTreeSet<u16> = (0..=u16::MAX).filter(|port| pool.contains(*port)).collect();
+            assert_eq!(contained, expected, "except {except:?}");
         }
         assert_eq!(all(range(0, 65_535), PortRange::EMPTY).len(), 65_536);
     }

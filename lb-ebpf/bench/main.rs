@@ -18,11 +18,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-use crate::plan::{FRAME_LENGTH, Plan};
+use crate::plan::Plan;
 
-/// Offsets in the frame: IPv4 source, its destination, source port, its destination port.
-const ADDRESSES: [usize; 2] = [26, 30];
-const PORTS: [usize; 2] = [34, 36];
+/// Mask of the offsets within a frame that are written to.
+const OFFSETS: usize = 63;
 
 #[btf_map]
 static PLAN: Array<Plan, 1> = Array::new();
@@ -32,13 +31,13 @@ static PLAN: Array<Plan, 1> = Array::new();
 static TARGET: ProgramArray<1> = ProgramArray::new();
 
 /// The floor: what any program costs.
-#[xdp]
+#[xdp(frags)]
 const fn xlb_bench_empty(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
 /// Makes the next frame of the plan and jumps to the target. Returns only when there is none.
-#[xdp]
+#[xdp(frags)]
 #[expect(clippy::needless_pass_by_value, reason = "the entry point hands it over")]
 fn xlb_bench_entry(ctx: XdpContext) -> u32 {
     let Some(plan) = PLAN.get_ptr_mut(0) else {
@@ -47,14 +46,17 @@ fn xlb_bench_entry(ctx: XdpContext) -> u32 {
     // SAFETY: a valid map value; one test run at a time uses it.
     let plan = unsafe { &mut *plan };
     let frame = ctx.data();
-    if frame + FRAME_LENGTH > ctx.data_end() {
-        return XDP_ABORTED;
-    }
-
     for (index, word) in plan.template.iter().enumerate() {
+        if 8 * index >= plan.length as usize {
+            break;
+        }
+        let place = frame + 8 * index;
+        if place + 8 > ctx.data_end() {
+            return XDP_ABORTED;
+        }
         // Volatile, or it becomes a call of `memcpy`, which on the BPF target copies byte by byte.
         // SAFETY: the bounds were checked, and XDP places a frame at a multiple of 8 bytes behind its headroom.
-        unsafe { ((frame + 8 * index) as *mut u64).write_volatile(*word) };
+        unsafe { (place as *mut u64).write_volatile(*word) };
     }
     let mut flow = plan.made & plan.mask;
     if plan.shuffle != 0 {
@@ -62,11 +64,15 @@ fn xlb_bench_entry(ctx: XdpContext) -> u32 {
     }
     plan.made = plan.made.wrapping_add(1);
     let (address, port) = plan::client(flow);
-    let side = usize::from(plan.to_client != 0);
+    let address_at = frame + (plan.address_at as usize & OFFSETS);
+    let port_at = frame + (plan.port_at as usize & OFFSETS);
+    if address_at + 4 > ctx.data_end() || port_at + 2 > ctx.data_end() {
+        return XDP_ABORTED;
+    }
     // SAFETY: within the frame, whose bounds were checked, and at even offsets.
-    unsafe { ((frame + ADDRESSES[side]) as *mut [u16; 2]).write(address.map(u16::to_be)) };
+    unsafe { (address_at as *mut [u16; 2]).write(address.map(u16::to_be)) };
     // SAFETY: as above.
-    unsafe { ((frame + PORTS[side]) as *mut u16).write(port.to_be()) };
+    unsafe { (port_at as *mut u16).write(port.to_be()) };
 
     // SAFETY: nothing here waits to be dropped.
     unsafe { TARGET.tail_call(&ctx, 0) };

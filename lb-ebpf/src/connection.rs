@@ -13,44 +13,42 @@
 //! The kernel hands out the memory of a removed entry at once: a packet that reads an entry in the very instant in which another CPU
 //! removes it may see parts of what takes its place.
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::bpf_ktime_get_coarse_ns,
-};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use lb_common::{
-    backend::Backend,
-    connection::{Connection, Direction, Phase, Seen, phase},
+    backend::{Backend, NextHop},
+    connection::{Connection, Direction, Phase, Seen, phase, phase_of_direct},
     flow::{FlowKey, protocol},
     limits::TOUCH_INTERVAL_NS,
+    packet::Packet,
     verdict::{DropReason, Event, Verdict},
 };
 
-use crate::{atomic, family::Family, maps, nat::ReplyKeys, parse::Packet, route::Route, stats};
+use crate::{atomic, clock, family::Family, maps, nat::ReplyKeys, route::Route, scratch, stats, transmit};
 
-/// Follows the connection that a packet belongs to; `None` when there is none, or none that is worth keeping for this packet.
+/// Follows the connection that a packet belongs to. `false` when there is none, or none that is worth keeping for this packet.
 #[inline(always)]
-pub(crate) fn follow<F: Family>(packet: &Packet<F>) -> Result<Option<Route<F>>, Verdict> {
-    let Some(entry) = F::connections().get_ptr_mut(packet.key) else {
-        return Ok(None);
+pub(crate) fn follow<F: Family>(packet: &Packet<F>, route: &mut Route<F>) -> Result<bool, Verdict> {
+    let Some(entry) = F::connections().get_ptr_mut(&packet.key) else {
+        return Ok(false);
     };
     // SAFETY: a valid map value. Other CPUs change single fields of it, never its identity, while it exists.
-    let known = unsafe { *entry };
-    let route = route_of(&known);
-    if route.direction == Direction::Forward {
-        match judge(packet, &known) {
+    let known = unsafe { &*entry };
+    *route = route_of(known);
+    if known.direction != Direction::Reply as u32 {
+        match judge(packet, known) {
             Fitness::Fit => {}
-            Fitness::Closed => restart::<F>(entry, &known),
-            Fitness::Stranded => return end(packet, entry),
+            Fitness::Closed => restart::<F>(entry, known),
+            Fitness::Stranded => return end(packet, entry, route),
         }
     }
-    remember(packet, entry, &known);
-    Ok(Some(route))
+    remember(packet, entry, known);
+    Ok(true)
 }
 
 /// Ends a connection that is stranded for this packet, unless another CPU is about to, or has done so: then the packet follows what
 /// that one made. It is lost when it comes between the other's mark and its removal.
 #[inline(always)]
-fn end<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>) -> Result<Option<Route<F>>, Verdict> {
+fn end<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, route: &mut Route<F>) -> Result<bool, Verdict> {
     // SAFETY: a valid map value.
     let before = Seen(unsafe { atomic::fetch_or(&raw mut (*entry).seen, Seen::ENDED) });
     let marked = !before.any(Seen::ENDED);
@@ -60,45 +58,63 @@ fn end<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>) -> Result<Optio
             unsafe { atomic::fetch_and(&raw mut (*entry).seen, !Seen::ENDED) };
         }
     };
-    let Some(current) = F::connections().get_ptr_mut(packet.key) else {
+    let Some(current) = F::connections().get_ptr_mut(&packet.key) else {
         // Removed since, and its memory handed out: what was marked is another connection.
         unmark();
-        return Ok(None);
+        return Ok(false);
     };
     // SAFETY: a valid map value.
-    let known = unsafe { *current };
-    let stranded = matches!(judge(packet, &known), Fitness::Stranded);
+    let known = unsafe { &*current };
+    let stranded = matches!(judge(packet, known), Fitness::Stranded);
     if stranded && marked && current == entry {
-        remove::<F>(&packet.key, &known);
-        return Ok(None);
+        remove::<F>(&packet.key, known);
+        return Ok(false);
     }
     unmark();
     if stranded {
         return Err(DropReason::Vanished.into());
     }
-    Ok(Some(route_of(&known)))
+    *route = route_of(known);
+    Ok(true)
 }
 
 /// The way of a packet that matched `entry`.
 #[inline(always)]
-fn route_of<F: Family>(entry: &Connection<F>) -> Route<F> {
-    let mut route = Route {
+pub(crate) fn route_of<F: Family>(entry: &Connection<F>) -> Route<F> {
+    Route {
         to: entry.twin.reversed(),
-        next_hop: entry.client,
-        mtu: 0,
-        direction: Direction::Reply,
+        next_hop: next_hop_of(entry),
+        direction: if entry.direction == Direction::Reply as u32 {
+            Direction::Reply
+        } else if entry.direction == Direction::Direct as u32 {
+            Direction::Direct
+        } else {
+            Direction::Forward
+        },
         service: entry.service,
         backend: entry.backend,
-    };
-    if entry.direction == Direction::Forward as u32 {
-        route.direction = Direction::Forward;
-        route.next_hop = lb_common::backend::NextHop::UNKNOWN;
-        if let Some(backend) = backend_of::<F>(entry) {
-            route.next_hop = backend.next_hop;
-            route.mtu = backend.mtu;
+    }
+}
+
+/// Where a packet that matched `entry` is sent, if that is known.
+#[inline(always)]
+pub(crate) fn next_hop_of<F: Family>(entry: &Connection<F>) -> NextHop {
+    let mut next_hop = entry.client;
+    if entry.direction != Direction::Reply as u32 {
+        match backend_of::<F>(entry) {
+            Some(backend) => next_hop = backend.next_hop,
+            // Unknown, and nothing else of it is looked at.
+            None => next_hop.ifindex = 0,
         }
     }
-    route
+    next_hop
+}
+
+/// The entry for packets with this tuple, as it is now.
+#[inline(always)]
+pub(crate) fn find<F: Family>(key: &FlowKey<F>) -> Option<&'static Connection<F>> {
+    // SAFETY: a valid map value, of which other CPUs change single fields. The kernel keeps it alive for the run of the program.
+    F::connections().get_ptr(key).map(|entry| unsafe { &*entry })
 }
 
 /// The backend of an entry, unless its record is gone.
@@ -148,7 +164,7 @@ fn judge<F: Family>(packet: &Packet<F>, entry: &Connection<F>) -> Fitness {
 fn restart<F: Family>(entry: *mut Connection<F>, known: &Connection<F>) {
     // SAFETY: a valid map value; an aligned word.
     unsafe { (*entry).seen = Seen::SYN };
-    if let Some(twin) = F::connections().get_ptr_mut(known.twin) {
+    if let Some(twin) = F::connections().get_ptr_mut(&known.twin) {
         // SAFETY: as above.
         unsafe { (*twin).seen = 0 };
     }
@@ -159,8 +175,16 @@ fn restart<F: Family>(entry: *mut Connection<F>, known: &Connection<F>) {
 /// The phase of the connection of `entry`. A missing twin counts as silent.
 #[inline(always)]
 fn phase_of<F: Family>(entry: &Connection<F>) -> Phase {
-    let own = Seen(entry.seen);
-    let twin = F::connections().get_ptr(entry.twin);
+    phase_with(entry, Seen(entry.seen))
+}
+
+/// The phase of the connection of `entry`, had its direction sent `own`.
+#[inline(always)]
+fn phase_with<F: Family>(entry: &Connection<F>, own: Seen) -> Phase {
+    if entry.direction == Direction::Direct as u32 {
+        return phase_of_direct(own);
+    }
+    let twin = F::connections().get_ptr(&entry.twin);
     // SAFETY: a valid map value; `seen` is one word.
     let twin = Seen(twin.map_or(0, |twin| unsafe { (*twin).seen }));
     if entry.direction == Direction::Forward as u32 {
@@ -176,8 +200,10 @@ fn remove<F: Family>(key: &FlowKey<F>, entry: &Connection<F>) {
     if phase_of(entry) == Phase::HalfOpen {
         half_open_add(u64::MAX);
     }
+    // The memory of an entry may be handed out as soon as it is removed.
+    let twin = entry.twin;
     let _gone_already = F::connections().remove(key);
-    let _gone_already = F::connections().remove(entry.twin);
+    let _gone_already = F::connections().remove(&twin);
 }
 
 /// Notes in the table what a packet of a known connection says: flags not seen before, that it is alive, where its sender is now.
@@ -187,13 +213,11 @@ fn remove<F: Family>(key: &FlowKey<F>, entry: &Connection<F>) {
 fn remember<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Connection<F>) {
     let news = packet.seen.0 & !known.seen;
     if news != 0 {
-        let before = phase_of(known);
+        let own = known.seen;
+        let before = phase_with(known, Seen(own));
         // SAFETY: a valid map value.
         let seen = unsafe { atomic::fetch_or(&raw mut (*entry).seen, news) };
-        let after = phase_of(&Connection {
-            seen: known.seen | news,
-            ..*known
-        });
+        let after = phase_with(known, Seen(own | news));
         // Another packet of this direction may have brought the same news on another CPU.
         let first = seen & news != news;
         if first && before == Phase::HalfOpen && after != Phase::HalfOpen {
@@ -203,32 +227,44 @@ fn remember<F: Family>(packet: &Packet<F>, entry: *mut Connection<F>, known: &Co
         }
     }
 
-    let now = coarse_now();
+    let now = clock::now();
     if now.wrapping_sub(known.last_seen) >= TOUCH_INTERVAL_NS {
         // SAFETY: a valid map value; an aligned word.
         unsafe { (*entry).last_seen = now };
         tend_twin::<F>(packet, known, now);
     }
 
-    if known.direction == Direction::Forward as u32 && known.client != packet.sender {
+    if known.direction == Direction::Forward as u32 && !known.client.leads_as(&packet.sender) {
+        let client = way_back(packet);
         // SAFETY: a valid map value. A reply that reads the address half written is lost, once.
-        unsafe { (*entry).client = packet.sender };
-        if let Some(twin) = F::connections().get_ptr_mut(known.twin) {
+        unsafe { (*entry).client = client };
+        if let Some(twin) = F::connections().get_ptr_mut(&known.twin) {
             // SAFETY: as above.
-            unsafe { (*twin).client = packet.sender };
+            unsafe { (*twin).client = client };
         }
     }
+}
+
+/// The way back to the sender of a packet, with what it takes.
+#[inline(always)]
+fn way_back<F: Family>(packet: &Packet<F>) -> NextHop {
+    let mut way = packet.sender;
+    way.mtu = transmit::mtu_of(way.ifindex);
+    way
 }
 
 /// Looks after the other entry of a connection, once a second: makes it anew if it is gone, so that one lost half never costs the
 /// connection, and corrects the way back to the client, should two CPUs have written different ones.
 #[inline(always)]
 fn tend_twin<F: Family>(packet: &Packet<F>, known: &Connection<F>, now: u64) {
+    if known.direction == Direction::Direct as u32 {
+        return;
+    }
     let forward = known.direction == Direction::Forward as u32;
-    if let Some(twin) = F::connections().get_ptr_mut(known.twin) {
+    if let Some(twin) = F::connections().get_ptr_mut(&known.twin) {
         if forward {
             // SAFETY: a valid map value. A reply that reads the address half written is lost, once.
-            unsafe { (*twin).client = packet.sender };
+            unsafe { (*twin).client = way_back(packet) };
         }
         return;
     }
@@ -241,12 +277,24 @@ fn tend_twin<F: Family>(packet: &Packet<F>, known: &Connection<F>, now: u64) {
         direction: direction as u32,
         ..*known
     };
-    if F::connections()
-        .insert(known.twin, twin, u64::from(BPF_NOEXIST))
-        .is_ok()
-    {
+    let inserted = scratch::put(twin).map(|twin| insert_new(&known.twin, twin));
+    if inserted == Some(Ok(())) {
         stats::count(Event::PairRepaired as u32);
     }
+}
+
+/// Adds an entry to the table.
+#[inline(always)]
+fn insert_new<F: Family>(key: &FlowKey<F>, entry: &Connection<F>) -> Result<(), i32> {
+    F::connections().insert(key, entry, u64::from(BPF_NOEXIST))
+}
+
+/// Whose a connection is.
+pub(crate) struct Owner {
+    /// Service id.
+    pub(crate) service: u32,
+    /// Backend id.
+    pub(crate) backend: u32,
 }
 
 /// Creates the connection of a client's first packet to a backend, or joins the one that another CPU is creating.
@@ -255,82 +303,115 @@ fn tend_twin<F: Family>(packet: &Packet<F>, known: &Connection<F>, now: u64) {
 #[inline(always)]
 pub(crate) fn create<F: Family>(
     packet: &Packet<F>,
-    service: u32,
-    id: u32,
+    owner: &Owner,
     backend: &Backend<F>,
-    mut keys: ReplyKeys<F>,
-) -> Result<Route<F>, Verdict> {
-    let now = coarse_now();
-    let reply = Connection {
+    keys: &mut ReplyKeys<F>,
+    route: &mut Route<F>,
+) -> Result<(), Verdict> {
+    let entry = Connection {
         twin: packet.key,
-        last_seen: now,
-        client: packet.sender,
+        last_seen: clock::now(),
+        client: way_back(packet),
         seen: 0,
-        service,
-        backend: id,
+        service: owner.service,
+        backend: owner.backend,
         direction: Direction::Reply as u32,
     };
-    let Claim { key: reply_key, own } = claim_reply(&reply, &mut keys)?;
-    let forward = Connection {
-        twin: reply_key,
-        seen: packet.seen.0,
-        direction: Direction::Forward as u32,
-        ..reply
-    };
-    match F::connections().insert(packet.key, forward, u64::from(BPF_NOEXIST)) {
+    let entry = scratch::put(entry).ok_or(DropReason::Vanished)?;
+    let own = claim_reply(entry, keys)?;
+    let reply_key = keys.current();
+    entry.twin = *reply_key;
+    entry.seen = packet.seen.0;
+    entry.direction = Direction::Forward as u32;
+    match insert_new(&packet.key, entry) {
         Ok(()) => {
             half_open_add(1);
-            stats::account_connection(service, id);
-            Ok(Route {
+            stats::account_connection(owner.service, owner.backend);
+            if keys.is_rescued() {
+                stats::count(Event::SourceTranslated as u32);
+            }
+            *route = Route {
                 to: reply_key.reversed(),
                 next_hop: backend.next_hop,
-                mtu: backend.mtu,
                 direction: Direction::Forward,
-                service,
-                backend: id,
-            })
+                service: owner.service,
+                backend: owner.backend,
+            };
+            Ok(())
         }
-        Err(EEXIST) => join_winner(packet, &reply_key, own),
+        Err(EEXIST) => join_winner(packet, reply_key, own, route),
         Err(_full) => {
-            take_back::<F>(&reply_key, own);
+            take_back::<F>(reply_key, own);
             Err(DropReason::TableFull.into())
         }
+    }
+}
+
+/// As [`create`], for a connection whose replies do not pass here: one entry, nothing translated.
+#[inline(always)]
+pub(crate) fn create_direct<F: Family>(
+    packet: &Packet<F>,
+    owner: &Owner,
+    backend: &Backend<F>,
+    route: &mut Route<F>,
+) -> Result<(), Verdict> {
+    let entry = Connection {
+        twin: packet.key.reversed(),
+        last_seen: clock::now(),
+        client: packet.sender,
+        seen: packet.seen.0,
+        service: owner.service,
+        backend: owner.backend,
+        direction: Direction::Direct as u32,
+    };
+    let entry = scratch::put(entry).ok_or(DropReason::Vanished)?;
+    match insert_new(&packet.key, entry) {
+        Ok(()) => {
+            if packet.key.protocol == protocol::TCP {
+                half_open_add(1);
+            }
+            stats::account_connection(owner.service, owner.backend);
+            *route = Route {
+                to: packet.key,
+                next_hop: backend.next_hop,
+                direction: Direction::Direct,
+                service: owner.service,
+                backend: owner.backend,
+            };
+            Ok(())
+        }
+        Err(EEXIST) => join_winner(packet, &packet.key, false, route),
+        Err(_full) => Err(DropReason::TableFull.into()),
     }
 }
 
 /// Error numbers of `bpf_map_update_elem`, as the kernel returns them.
 const EEXIST: i32 = -17;
 
-/// A reply entry that stands for a new connection.
-struct Claim<F> {
-    key: FlowKey<F>,
-    /// Whether it was inserted here; else it was there.
-    own: bool,
-}
-
-/// Inserts the reply entry under the first free key.
+/// Inserts the reply entry under the first free key, which is then the current one of `keys`. Returns whether it was inserted here; else
+/// it was there.
 #[inline(always)]
-fn claim_reply<F: Family>(reply: &Connection<F>, keys: &mut ReplyKeys<F>) -> Result<Claim<F>, Verdict> {
-    let mut refusal = DropReason::PortsExhausted;
+fn claim_reply<F: Family>(reply: &Connection<F>, keys: &mut ReplyKeys<F>) -> Result<bool, Verdict> {
     for _ in 0..ReplyKeys::<F>::TRIES {
-        let Some(key) = keys.next() else { break };
-        match F::connections().insert(key, reply, u64::from(BPF_NOEXIST)) {
-            Ok(()) => return Ok(Claim { key, own: true }),
+        if !keys.advance() {
+            break;
+        }
+        match insert_new(keys.current(), reply) {
+            Ok(()) => return Ok(true),
             Err(EEXIST) => {
-                let holder = F::connections().get_ptr(key);
-                // SAFETY: a valid map value; the twin's key never changes while the entry exists.
-                if holder.is_some_and(|holder| unsafe { (*holder).twin } == reply.twin) {
+                let holder = find(keys.current());
+                // The twin's key never changes while the entry exists.
+                if holder.is_some_and(|holder| holder.twin == reply.twin) {
                     // This very connection: another CPU is creating it, which wrote the same, or its forward entry was lost, and
                     // then what the old one had seen is over.
-                    let _as_good = F::connections().insert(key, reply, u64::from(BPF_ANY));
-                    return Ok(Claim { key, own: false });
+                    let _as_good = F::connections().insert(keys.current(), reply, u64::from(BPF_ANY));
+                    return Ok(false);
                 }
-                refusal = keys.refusal();
             }
             Err(_full) => return Err(DropReason::TableFull.into()),
         }
     }
-    Err(refusal.into())
+    Err(keys.refusal().into())
 }
 
 /// Removes a reply entry again, unless it was there before.
@@ -343,17 +424,21 @@ fn take_back<F: Family>(key: &FlowKey<F>, own: bool) {
 
 /// Follows the connection that another CPU made for the same tuple, and takes back our own reply entry where it is another one.
 #[inline(always)]
-fn join_winner<F: Family>(packet: &Packet<F>, reply: &FlowKey<F>, own: bool) -> Result<Route<F>, Verdict> {
-    let Some(winner) = F::connections().get_ptr(packet.key) else {
+fn join_winner<F: Family>(
+    packet: &Packet<F>,
+    reply: &FlowKey<F>,
+    own: bool,
+    route: &mut Route<F>,
+) -> Result<(), Verdict> {
+    let Some(winner) = find(&packet.key) else {
         take_back::<F>(reply, own);
         return Err(DropReason::Vanished.into());
     };
-    // SAFETY: a valid map value.
-    let winner = unsafe { *winner };
     if winner.twin != *reply {
         take_back::<F>(reply, own);
     }
-    Ok(route_of(&winner))
+    *route = route_of(winner);
+    Ok(())
 }
 
 /// Half-open connections now.
@@ -376,11 +461,4 @@ fn half_open_add(summand: u64) {
         // SAFETY: a valid map value.
         unsafe { atomic::fetch_add(count, summand) };
     }
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC_COARSE` (kernel 5.11): exact to a timer tick, and much cheaper than the exact clock.
-#[inline(always)]
-fn coarse_now() -> u64 {
-    // SAFETY: takes nothing, returns a number.
-    unsafe { bpf_ktime_get_coarse_ns() }
 }

@@ -8,8 +8,6 @@ pub(crate) struct Route<A> {
     pub(crate) to: FlowKey<A>,
     /// Where to send it, if that is known.
     pub(crate) next_hop: NextHop,
-    /// Largest IP packet that the next hop takes, in bytes; 0: unknown.
-    pub(crate) mtu: u16,
     /// Which way it goes.
     pub(crate) direction: Direction,
     /// Service id, for the counters.

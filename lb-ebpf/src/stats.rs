@@ -2,7 +2,7 @@
 
 use lb_common::{connection::Direction, counters::Traffic, verdict::ForwardReason};
 
-use crate::{maps, parse::Packet, route::Route};
+use crate::{maps, route::Route};
 
 /// Counts one packet, or one event, under the number of its reason.
 #[inline(always)]
@@ -13,14 +13,14 @@ pub(crate) fn count(reason: u32) {
     }
 }
 
-/// Counts a forwarded packet.
+/// Counts a forwarded packet of this many bytes.
 #[inline(always)]
-pub(crate) fn account<A>(packet: &Packet<A>, route: &Route<A>) {
+pub(crate) fn account<A>(route: &Route<A>, length: u16) {
     count(match route.direction {
-        Direction::Forward => ForwardReason::Forward as u32,
+        Direction::Forward | Direction::Direct => ForwardReason::Forward as u32,
         Direction::Reply => ForwardReason::Reply as u32,
     });
-    let bytes = u64::from(packet.length);
+    let bytes = u64::from(length);
     add(maps::SERVICE_TRAFFIC.get_ptr_mut(route.service), route.direction, bytes);
     add(maps::BACKEND_TRAFFIC.get_ptr_mut(route.backend), route.direction, bytes);
 }
@@ -44,7 +44,7 @@ fn add(traffic: Option<*mut Traffic>, direction: Direction, bytes: u64) {
     // SAFETY: a valid map value of this CPU, which nothing interrupts.
     let traffic = unsafe { &mut *traffic };
     match direction {
-        Direction::Forward => {
+        Direction::Forward | Direction::Direct => {
             traffic.forward_packets += 1;
             traffic.forward_bytes += bytes;
         }

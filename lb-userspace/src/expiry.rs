@@ -17,7 +17,7 @@ use std::{
 };
 
 use lb_common::{
-    connection::{Direction, Phase, Seen, phase},
+    connection::{Direction, Phase, Seen, phase, phase_of_direct},
     limits::TOUCH_INTERVAL_NS,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -30,12 +30,16 @@ use crate::{
 /// An entry without a twin is kept at least this long: its twin may be on the way into the table.
 const LONE_ENTRY: Duration = Duration::from_secs(5);
 
+/// A connection with a translated source that is over holds on to its address and port for this long, or for its timeout if that is
+/// less: another client must not get both towards the same backend at once (RFC 6888, REQ-8).
+const HOLD_DOWN: Duration = Duration::from_secs(120);
+
 /// What a sweep found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     /// Connections that were over and are removed.
     pub expired: usize,
-    /// Connections that are left, by service and backend.
+    /// Connections that are not over, by service and backend.
     pub live: HashMap<(ServiceId, BackendId), Live>,
     /// Backends that new connections could not reach when the sweep began, and that no entry named: the ids that
     /// [`release`](crate::reconciler::release) may make free.
@@ -79,7 +83,7 @@ pub fn sweep(dataplane: &mut dyn Dataplane, timeouts: &Timeouts, now: u64) -> Re
     // Connections that came or went during the sweep are not in it. The next one corrects that.
     let corrected = dataplane.set_half_open(u32::try_from(half_open).unwrap_or(u32::MAX));
 
-    table.keep_only_expired(timeouts, now);
+    table.keep_only_removable(timeouts, now);
     let expired = remove_expired(dataplane, &table);
     corrected?;
     Ok(Sweep {
@@ -100,7 +104,7 @@ fn unreachable_backends(dataplane: &dyn Dataplane) -> Result<HashSet<BackendId>>
     Ok(ids)
 }
 
-/// Removes the connections of `table`, all of them expired, except those that changed since they were judged; how many it removed.
+/// Removes the connections of `table`, all of them over, except those that changed since they were judged; how many it removed.
 fn remove_expired(dataplane: &mut dyn Dataplane, table: &Table) -> Result<usize> {
     if table.connections.is_empty() {
         return Ok(0);
@@ -110,7 +114,7 @@ fn remove_expired(dataplane: &mut dyn Dataplane, table: &Table) -> Result<usize>
         let keys = Keys::of(&entry);
         if let Some(judged) = table.connections.get(&table.identities.of(&keys)) {
             // Once for each connection: at its forward entry, if it has one.
-            if entry.direction == Direction::Forward || judged.forward.is_none() {
+            if entry.direction != Direction::Reply || judged.forward.is_none() {
                 expired.push((keys, *judged));
             }
         }
@@ -159,9 +163,32 @@ struct Connection {
     service: ServiceId,
     backend: BackendId,
     protocol: Protocol,
+    kind: Kind,
     /// `None` while the entry for this direction was not met.
     forward: Option<Flags>,
     reply: Option<Flags>,
+}
+
+/// What sets connections apart when they end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Two entries, the client's address is kept.
+    Plain,
+    /// Two entries, the backend sees another source.
+    Translated,
+    /// One entry: the backend answers past this host.
+    Direct,
+}
+
+impl Kind {
+    fn of(entry: &ConnectionEntry) -> Self {
+        let keys = Keys::of(entry);
+        match entry.direction {
+            Direction::Direct => Self::Direct,
+            Direction::Forward | Direction::Reply if keys.reply.destination != keys.forward.source => Self::Translated,
+            Direction::Forward | Direction::Reply => Self::Plain,
+        }
+    }
 }
 
 /// [`Seen`] bits, of which there are five, in a byte.
@@ -171,12 +198,13 @@ const _: () = assert!(size_of::<(Identity, Connection)>() == 40);
 
 impl Connection {
     /// Of the connection of `entry`, before any entry was met.
-    const fn of(entry: &ConnectionEntry) -> Self {
+    fn of(entry: &ConnectionEntry) -> Self {
         Self {
             last_seen: 0,
             service: entry.service,
             backend: entry.backend,
             protocol: entry.key.protocol,
+            kind: Kind::of(entry),
             forward: None,
             reply: None,
         }
@@ -187,30 +215,60 @@ impl Connection {
         #[expect(clippy::cast_possible_truncation, reason = "only the five lowest bits are defined")]
         let flags = Some(entry.seen.0 as Flags);
         match entry.direction {
-            Direction::Forward => self.forward = flags,
+            Direction::Forward | Direction::Direct => self.forward = flags,
             Direction::Reply => self.reply = flags,
         }
     }
 
     fn phase(&self) -> Phase {
         let seen = |flags: Option<Flags>| Seen(flags.map_or(0, u32::from));
-        phase(seen(self.forward), seen(self.reply))
+        match self.kind {
+            Kind::Plain | Kind::Translated => phase(seen(self.forward), seen(self.reply)),
+            Kind::Direct => phase_of_direct(seen(self.forward)),
+        }
     }
 
-    fn is_expired(&self, timeouts: &Timeouts, now: u64) -> bool {
-        let mut timeout = match (self.protocol, self.phase()) {
+    /// Whether it has every entry that it should have.
+    const fn is_whole(&self) -> bool {
+        self.forward.is_some() && (self.reply.is_some() || matches!(self.kind, Kind::Direct))
+    }
+
+    /// How long it may be idle.
+    fn timeout(&self, timeouts: &Timeouts) -> Duration {
+        let timeout = match (self.protocol, self.phase()) {
             (Protocol::Udp, _) => timeouts.udp,
             (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
             (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
             (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
         };
-        if self.forward.is_none() || self.reply.is_none() {
-            timeout = timeout.max(LONE_ENTRY);
+        if self.is_whole() {
+            timeout
+        } else {
+            timeout.max(LONE_ENTRY)
         }
+    }
+
+    /// Whether it is over.
+    fn is_expired(&self, timeouts: &Timeouts, now: u64) -> bool {
+        self.is_idle_for(self.timeout(timeouts), now)
+    }
+
+    /// Whether it is over and nobody must be kept from its address and port any more.
+    fn is_removable(&self, timeouts: &Timeouts, now: u64) -> bool {
+        let timeout = self.timeout(timeouts);
+        let hold_down = match self.kind {
+            Kind::Translated => timeout.min(HOLD_DOWN),
+            Kind::Plain | Kind::Direct => Duration::ZERO,
+        };
+        self.is_idle_for(timeout.saturating_add(hold_down), now)
+    }
+
+    /// Whether no packet of it came for so long.
+    fn is_idle_for(&self, time: Duration, now: u64) -> bool {
         // The time stamp may be older than the last packet by this much; a timeout is never cut short. A stamp from the future is
         // that of a packet which came after `now` was taken.
         let idle = now.saturating_sub(self.last_seen).saturating_sub(TOUCH_INTERVAL_NS);
-        u128::from(idle) >= timeout.as_nanos()
+        u128::from(idle) >= time.as_nanos()
     }
 }
 
@@ -245,14 +303,14 @@ impl Table {
         counts
     }
 
-    fn keep_only_expired(&mut self, timeouts: &Timeouts, now: u64) {
+    fn keep_only_removable(&mut self, timeouts: &Timeouts, now: u64) {
         self.connections
-            .retain(|_, connection| connection.is_expired(timeouts, now));
+            .retain(|_, connection| connection.is_removable(timeouts, now));
         self.connections.shrink_to_fit();
     }
 }
 
-/// The keys of both entries of a connection. Entries that don't name each other, such as the reply entry of an earlier backend that
+/// The keys of both entries of a connection, of which a direct one has the first alone. Entries that don't name each other, such as the reply entry of an earlier backend that
 /// was left behind, are no pair and have different ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Keys {
@@ -263,7 +321,7 @@ struct Keys {
 impl Keys {
     const fn of(entry: &ConnectionEntry) -> Self {
         let (forward, reply) = match entry.direction {
-            Direction::Forward => (entry.key, entry.twin),
+            Direction::Forward | Direction::Direct => (entry.key, entry.twin),
             Direction::Reply => (entry.twin, entry.key),
         };
         Self { forward, reply }

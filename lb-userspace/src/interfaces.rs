@@ -6,12 +6,12 @@ use std::{collections::HashSet, io, net::IpAddr};
 
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
-    address::{AddressAttribute, AddressMessage},
+    address::AddressMessage,
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 use rtnetlink::Handle;
 
-use crate::dataplane::aya::Device;
+use crate::{dataplane::aya::Device, netlink::OwnAddress};
 
 /// Lists the interfaces.
 ///
@@ -42,11 +42,8 @@ pub async fn addresses() -> Result<HashSet<IpAddr>, InterfacesError> {
     })
     .await
     .map(|addresses| {
-        addresses
-            .iter()
-            .flat_map(|address| &address.attributes)
-            .filter_map(ip_of)
-            .collect()
+        let own = addresses.iter().filter_map(OwnAddress::from_message);
+        own.map(|own| own.address).collect()
     })
 }
 
@@ -71,13 +68,6 @@ where
     let answer = question(handle).await;
     driver.abort();
     Ok(answer?)
-}
-
-const fn ip_of(attribute: &AddressAttribute) -> Option<IpAddr> {
-    match attribute {
-        AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    }
 }
 
 fn device(link: &LinkMessage) -> Option<Device> {

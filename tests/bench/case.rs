@@ -1,13 +1,13 @@
 //! What is measured: the cases, as data.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::{
     maps::programs,
     verdict::{ForwardReason, PassReason},
 };
 use lb_tests::{
-    names::{BACKEND_1, BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, VIP, VIP_2},
+    names::{BACKEND_ROUTER_MAC, Family, GATEWAY_TO_BACKENDS_MAC, VIP_2},
     packet::{Packet, TcpFlags},
 };
 
@@ -32,13 +32,38 @@ pub(crate) struct Case {
 
 /// Frames of many flows: all alike but for the client's address and port.
 pub(crate) struct Frames {
+    /// IP family.
+    pub(crate) family: Family,
     /// The frame of a client with this address and port.
-    pub(crate) of: fn(Ipv4Addr, u16) -> Packet,
+    pub(crate) of: fn(IpAddr, u16) -> Packet,
     /// Whether the client is the receiver.
     pub(crate) to_client: bool,
     /// Whether the TCP checksum is left for the program to finish.
     pub(crate) unfinished: bool,
 }
+
+impl Frames {
+    /// The client's address, whose last four bytes are these.
+    pub(crate) fn client(&self, last: u32) -> IpAddr {
+        match self.family {
+            Family::V4 => Ipv4Addr::from_bits(last).into(),
+            Family::V6 => Ipv6Addr::from_bits(CLIENTS_V6.to_bits() | u128::from(last)).into(),
+        }
+    }
+
+    /// Where the last four bytes of the client's address, and its port, stand in the frame.
+    pub(crate) const fn client_at(&self) -> (u32, u32) {
+        match (self.family, self.to_client) {
+            (Family::V4, false) => (26, 34),
+            (Family::V4, true) => (30, 36),
+            (Family::V6, false) => (34, 54),
+            (Family::V6, true) => (50, 56),
+        }
+    }
+}
+
+/// The network of the IPv6 clients.
+const CLIENTS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0);
 
 /// What a connection table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +86,7 @@ impl Case {
 
 /// The client's SYN.
 pub(crate) const SYN: Frames = Frames {
+    family: Family::V4,
     of: |client, port| from_client(client, port).flags(TcpFlags::SYN),
     to_client: false,
     unfinished: false,
@@ -68,6 +94,7 @@ pub(crate) const SYN: Frames = Frames {
 
 /// The backend's answer to it.
 pub(crate) const SYN_ACK: Frames = Frames {
+    family: Family::V4,
     of: |client, port| from_backend(client, port).flags(TcpFlags::SYN | TcpFlags::ACK),
     to_client: true,
     unfinished: false,
@@ -75,6 +102,7 @@ pub(crate) const SYN_ACK: Frames = Frames {
 
 /// A packet of an established connection, to the backend.
 pub(crate) const FORWARD: Frames = Frames {
+    family: Family::V4,
     of: from_client,
     to_client: false,
     unfinished: false,
@@ -82,6 +110,7 @@ pub(crate) const FORWARD: Frames = Frames {
 
 /// A packet of an established connection, to the client.
 pub(crate) const REPLY: Frames = Frames {
+    family: Family::V4,
     of: from_backend,
     to_client: true,
     unfinished: false,
@@ -89,6 +118,7 @@ pub(crate) const REPLY: Frames = Frames {
 
 /// As [`FORWARD`], from a sender who leaves the checksum to the network card.
 const FORWARD_UNFINISHED: Frames = Frames {
+    family: Family::V4,
     of: |client, port| from_client(client, port).partial_checksum(),
     to_client: false,
     unfinished: true,
@@ -96,25 +126,50 @@ const FORWARD_UNFINISHED: Frames = Frames {
 
 /// A packet of a flow that the gateway has nothing to do with.
 const NO_SERVICE: Frames = Frames {
+    family: Family::V4,
     of: |client, port| from_client(client, port).to(VIP_2, PORT),
     to_client: false,
     unfinished: false,
 };
 
-fn from_client(client: Ipv4Addr, port: u16) -> Packet {
-    Packet::tcp().from(client, port).to(VIP, PORT)
+/// As [`SYN`], over IPv6.
+pub(crate) const SYN_V6: Frames = Frames {
+    family: Family::V6,
+    ..SYN
+};
+
+/// As [`SYN_ACK`], over IPv6.
+pub(crate) const SYN_ACK_V6: Frames = Frames {
+    family: Family::V6,
+    ..SYN_ACK
+};
+
+/// As [`FORWARD`], over IPv6.
+pub(crate) const FORWARD_V6: Frames = Frames {
+    family: Family::V6,
+    ..FORWARD
+};
+
+/// As [`REPLY`], over IPv6.
+const REPLY_V6: Frames = Frames {
+    family: Family::V6,
+    ..REPLY
+};
+
+fn from_client(client: IpAddr, port: u16) -> Packet {
+    Packet::tcp().from(client, port).to(Family::of(client).vip(), PORT)
 }
 
-fn from_backend(client: Ipv4Addr, port: u16) -> Packet {
+fn from_backend(client: IpAddr, port: u16) -> Packet {
     Packet::tcp()
         .ethernet(BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC)
-        .from(BACKEND_1, BACKEND_PORT)
+        .from(Family::of(client).backend(1), BACKEND_PORT)
         .to(client, port)
 }
 
 /// Every case. The four paths of the program that hardware drivers get come first; then what recognising and finishing unfinished
 /// checksums adds on virtual interfaces.
-pub(crate) const CASES: [Case; 9] = [
+pub(crate) const CASES: [Case; 12] = [
     Case {
         name: "pass, no service",
         program: programs::NATIVE,
@@ -140,6 +195,27 @@ pub(crate) const CASES: [Case; 9] = [
         name: "reply",
         program: programs::NATIVE,
         frames: REPLY,
+        table: Content::Established,
+        reason: ForwardReason::Reply as u32,
+    },
+    Case {
+        name: "IPv6, new connection",
+        program: programs::NATIVE,
+        frames: SYN_V6,
+        table: Content::Nothing,
+        reason: ForwardReason::Forward as u32,
+    },
+    Case {
+        name: "IPv6, established forward",
+        program: programs::NATIVE,
+        frames: FORWARD_V6,
+        table: Content::Established,
+        reason: ForwardReason::Forward as u32,
+    },
+    Case {
+        name: "IPv6, reply",
+        program: programs::NATIVE,
+        frames: REPLY_V6,
         table: Content::Established,
         reason: ForwardReason::Reply as u32,
     },

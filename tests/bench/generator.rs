@@ -1,6 +1,6 @@
 //! Drives the BPF program that makes the frames.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -12,7 +12,7 @@ use lb_tests::program::{self, Action, Outcome, RunOptions};
 
 use crate::{
     case::Frames,
-    plan::{self, FRAME_LENGTH, Plan},
+    plan::{self, MAX_FRAME_LENGTH, Plan},
 };
 
 /// The program that makes a frame and hands it on.
@@ -20,7 +20,7 @@ const ENTRY: &str = "xlb_bench_entry";
 /// The program that does nothing.
 const EMPTY: &str = "xlb_bench_empty";
 
-// SAFETY: `#[repr(C)]` without gaps (64 + 4 * 4 bytes), every bit pattern is a value.
+// SAFETY: `#[repr(C)]` without gaps (96 + 7 * 4 bytes and their padding field), every bit pattern is a value.
 unsafe impl aya::Pod for Plan {}
 
 /// In which order flows are visited.
@@ -38,6 +38,8 @@ pub(crate) struct Generator {
     plan: Array<MapData, Plan>,
     target: ProgramArray<MapData>,
     empty: ProgramFd,
+    /// Length of the frames, in bytes.
+    length: usize,
 }
 
 impl Generator {
@@ -59,6 +61,7 @@ impl Generator {
             target: target.try_into()?,
             empty,
             object,
+            length: MAX_FRAME_LENGTH,
         })
     }
 
@@ -78,15 +81,21 @@ impl Generator {
     pub(crate) fn aim(&mut self, target: &ProgramFd, frames: &Frames, flows: u32, order: Order) -> Result<()> {
         ensure!(flows.is_power_of_two(), "{flows} flows are no power of two");
         let mask = flows - 1;
+        let (template, length) = template(frames)?;
+        let (address_at, port_at) = frames.client_at();
+        self.length = length;
         let plan = Plan {
-            template: template(frames)?,
+            template,
             made: 0,
             mask,
             shuffle: match order {
                 Order::Ascending => 0,
                 Order::Mixed => (mask.count_ones() / 2).max(1),
             },
-            to_client: u32::from(frames.to_client),
+            address_at,
+            port_at,
+            length: u32::try_from(length)?,
+            padding: 0,
         };
         self.plan.set(0, plan, 0).context("cannot write the generator's plan")?;
         self.target
@@ -100,7 +109,7 @@ impl Generator {
     ///
     /// When the kernel refuses the run or the program can't be called.
     pub(crate) fn run(&self, packets: u32) -> Result<Outcome> {
-        let outcome = run(program::xdp(&self.object, ENTRY)?, packets)?;
+        let outcome = run(program::xdp(&self.object, ENTRY)?, self.length, packets)?;
         ensure!(
             outcome.action != Action::Aborted,
             "the generator did not reach the program"
@@ -114,29 +123,32 @@ impl Generator {
     ///
     /// When the kernel refuses the run.
     pub(crate) fn run_empty(&self, packets: u32) -> Result<()> {
-        run(program::xdp(&self.object, EMPTY)?, packets).map(drop)
+        run(program::xdp(&self.object, EMPTY)?, self.length, packets).map(drop)
     }
 }
 
-fn run(program: &Xdp, packets: u32) -> Result<Outcome> {
+fn run(program: &Xdp, length: usize, packets: u32) -> Result<Outcome> {
     let options = RunOptions {
         repeat: packets,
         ..RunOptions::default()
     };
-    program::run(program, &[0; FRAME_LENGTH], options)
+    program::run(program, &vec![0; length], options)
 }
 
-/// The frame of flow 0, as the generator's map has it.
-fn template(frames: &Frames) -> Result<[u64; FRAME_LENGTH / 8]> {
+/// Shortest frame of Ethernet in bytes, with its four bytes of checksum.
+const SHORTEST: usize = 64;
+
+/// The frame of flow 0, as the generator's map has it, and its length.
+fn template(frames: &Frames) -> Result<([u64; MAX_FRAME_LENGTH / 8], usize)> {
     let ([high, low], port) = plan::client(0);
-    let [[a, b], [c, d]] = [high, low].map(u16::to_be_bytes);
-    let packet = (frames.of)(Ipv4Addr::new(a, b, c, d), port);
+    let packet = (frames.of)(frames.client(u32::from(high) << 16 | u32::from(low)), port);
     let bare = packet.build().len();
-    let payload = FRAME_LENGTH.checked_sub(bare).context("the frame is too long")?;
-    let frame = packet.payload(&vec![0x5a; payload]).build();
-    let mut template = [0; FRAME_LENGTH / 8];
+    let length = bare.max(SHORTEST).next_multiple_of(8);
+    ensure!(length <= MAX_FRAME_LENGTH, "a frame of {length} bytes is too long");
+    let frame = packet.payload(&vec![0x5a; length - bare]).build();
+    let mut template = [0; MAX_FRAME_LENGTH / 8];
     for (word, bytes) in template.iter_mut().zip(frame.as_chunks().0) {
         *word = u64::from_ne_bytes(*bytes);
     }
-    Ok(template)
+    Ok((template, length))
 }

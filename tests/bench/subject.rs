@@ -196,7 +196,7 @@ fn has_right_checksum(frame: &[u8]) -> bool {
     let [.., protocol, _, _, a, b, c, d, e, f, g, h] = *ip else {
         return false;
     };
-    u16::try_from(tcp.len()).is_ok_and(|length| {
+    u32::try_from(tcp.len()).is_ok_and(|length| {
         let sum = Sum::default().plus_pseudo_header([a, b, c, d].into(), [e, f, g, h].into(), protocol, length);
         sum.plus(tcp).folded() == 0xffff
     })

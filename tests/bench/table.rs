@@ -1,15 +1,12 @@
 //! A data plane with one service and many connections.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramFd;
 use lb_common::{
     LAYOUT_VERSION,
-    backend::NextHop,
+    backend::{NextHop, Tags},
     limits::{DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_HALF_OPEN},
     maps::programs,
     service::{Forwarding, Scheduler, Service},
@@ -18,25 +15,28 @@ use lb_common::{
 };
 use lb_tests::{
     leftovers::Instance,
-    names::{BACKEND_1, BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, SNAT, VIP},
+    names::{BACKEND_ROUTER_MAC, Family, GATEWAY_TO_BACKENDS_MAC},
     program,
 };
 use xlb::{
     dataplane::{
-        BackendEntry, BackendId, Dataplane as _, ServiceId,
+        BackendEntry, BackendId, Dataplane as _, ListenerEntry, ServiceId,
         aya::{AyaDataplane, Options},
         pins::Pins,
     },
-    model::{Listener, Protocol},
+    model::Protocol,
 };
 
 use crate::{
-    case::{BACKEND_PORT, Content, FORWARD, Frames, PORT, SYN, SYN_ACK},
+    case::{BACKEND_PORT, Content, FORWARD, FORWARD_V6, Frames, PORT, SYN, SYN_ACK, SYN_ACK_V6, SYN_V6},
     generator::{Generator, Order},
 };
 
-const SERVICE: ServiceId = ServiceId(1);
-const BACKEND: BackendId = BackendId(1);
+/// One service with one backend for each family.
+const SERVICES: [(Family, ServiceId, BackendId); 2] = [
+    (Family::V4, ServiceId(1), BackendId(1)),
+    (Family::V6, ServiceId(2), BackendId(2)),
+];
 
 /// The interface that frames go out of: loopback, which a test run never reaches.
 const LOOPBACK: u32 = 1;
@@ -130,7 +130,9 @@ impl Table {
     ///
     /// When the counters can't be read.
     pub(crate) fn connections(&self) -> Result<u64> {
-        Ok(self.dataplane.service_traffic(SERVICE)?.connections)
+        SERVICES.iter().try_fold(0, |sum, (_, service, _)| {
+            Ok(sum + self.dataplane.service_traffic(*service)?.connections)
+        })
     }
 
     /// Removes all connections.
@@ -161,34 +163,18 @@ impl Table {
         Ok(())
     }
 
-    /// One service with one backend, whose way is known.
+    /// The services, whose backends' ways are known.
     fn configure(&mut self) -> Result<()> {
-        let backend = BackendEntry {
-            service: SERVICE,
-            address: SocketAddr::from((BACKEND_1, BACKEND_PORT)),
-            alive: true,
-            next_hop: NextHop {
-                ifindex: LOOPBACK,
-                destination: BACKEND_ROUTER_MAC,
-                source: GATEWAY_TO_BACKENDS_MAC,
-            },
-            mtu: 1500,
-            source: IpAddr::V4(SNAT),
-        };
-        let service = Service::new(Scheduler::RoundRobin, Forwarding::Nat);
-        let listener = Listener {
-            address: SocketAddr::from((VIP, PORT)),
-            protocol: Protocol::Tcp,
-        };
-        self.dataplane.set_backend(BACKEND, &backend)?;
-        self.dataplane.set_service(SERVICE, service)?;
-        self.dataplane.set_slots(SERVICE, &[BACKEND])?;
-        self.dataplane.set_listener(listener, SERVICE)?;
+        for (family, service, backend) in SERVICES {
+            self.add_service(family, service, backend)?;
+        }
         self.dataplane.set_settings(Settings {
             layout: LAYOUT_VERSION,
             hash_seed: 0,
             half_open_max: u32::MAX,
-            snat_addresses: 0,
+            snat_addresses_v4: 0,
+            snat_addresses_v6: 0,
+            port_prefixes: 0,
             snat_ports: PortRange {
                 first: 1024,
                 last: u16::MAX,
@@ -198,12 +184,33 @@ impl Table {
         Ok(())
     }
 
+    fn add_service(&mut self, family: Family, id: ServiceId, backend_id: BackendId) -> Result<()> {
+        let backend = BackendEntry {
+            service: id,
+            address: SocketAddr::from((family.backend(1), BACKEND_PORT)),
+            alive: true,
+            next_hop: NextHop::new(LOOPBACK, BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, Tags::NONE, 1500),
+            source: family.snat(),
+            on_link: 0,
+        };
+        let service = Service::new(Scheduler::RoundRobin, Forwarding::Nat);
+        let listener = ListenerEntry::single(family.vip(), Protocol::Tcp, PORT);
+        self.dataplane.set_backend(backend_id, &backend)?;
+        self.dataplane.set_service(id, service)?;
+        self.dataplane.set_slots(id, &[backend_id])?;
+        self.dataplane.set_listener(listener, id)?;
+        Ok(())
+    }
+
     /// A complete handshake for every flow, in ascending order.
     fn establish(&mut self, generator: &mut Generator) -> Result<()> {
-        let steps: [(&Frames, ForwardReason); 3] = [
+        let steps: [(&Frames, ForwardReason); 6] = [
             (&SYN, ForwardReason::Forward),
             (&SYN_ACK, ForwardReason::Reply),
             (&FORWARD, ForwardReason::Forward),
+            (&SYN_V6, ForwardReason::Forward),
+            (&SYN_ACK_V6, ForwardReason::Reply),
+            (&FORWARD_V6, ForwardReason::Forward),
         ];
         for (frames, reason) in steps {
             let program = self.program(programs::NATIVE)?;
@@ -214,8 +221,8 @@ impl Table {
         }
         let connections = self.connections()?;
         ensure!(
-            connections == u64::from(self.flows),
-            "{connections} connections of {} flows",
+            connections == 2 * u64::from(self.flows),
+            "{connections} connections of {} flows of each family",
             self.flows
         );
         Ok(())

@@ -55,6 +55,7 @@ fn vip_belongs_to_the_gateway_only_if_asked_for() -> Result<()> {
             gateway_owns_vip: owned,
             clients: 1,
             backends: 1,
+            ..LabOptions::default()
         })?;
         assert_eq!(lab.clients.len() + lab.backends.len(), 2);
         // Nothing listens: the owner refuses, a gateway without a route says so.
@@ -66,6 +67,31 @@ fn vip_belongs_to_the_gateway_only_if_asked_for() -> Result<()> {
             std::io::ErrorKind::NetworkUnreachable
         };
         assert_eq!(error.kind(), expected, "owned: {owned}");
+    }
+    Ok(())
+}
+
+#[test]
+fn ipv6_is_off_unless_asked_for_and_usable_at_once() -> Result<()> {
+    for ipv6 in [false, true] {
+        let lab = Lab::with(LabOptions {
+            ipv6,
+            clients: 1,
+            backends: 1,
+            ..LabOptions::default()
+        })?;
+        for namespace in lab.namespaces() {
+            let addresses = namespace.ip("-6 -oneline address show")?;
+            assert_eq!(
+                addresses.contains("2001:db8"),
+                ipv6,
+                "{}: {addresses}",
+                namespace.name()
+            );
+            assert_eq!(addresses.is_empty(), !ipv6, "{}: {addresses}", namespace.name());
+            let unfinished = ["tentative", "dadfailed", "dynamic"].map(|word| addresses.contains(word));
+            assert_eq!(unfinished, [false; 3], "{}: {addresses}", namespace.name());
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
     time::{Duration, Instant},
 };
@@ -13,8 +13,8 @@ use anyhow::Result;
 use lb_tests::{
     counters::Counters,
     gateway::Gateway,
-    names::{self, BACKEND_1, CLIENT},
-    topology::Lab,
+    names::{self, BACKEND_1, CLIENT, Family},
+    topology::{Lab, LabOptions},
     traffic::{
         Protocol,
         backend::{Backend, HEALTH_PORT, PORT},
@@ -33,22 +33,44 @@ fn direct(lab: &Lab, protocol: Protocol) -> Client {
 }
 
 #[test]
-fn every_backend_is_reached_by_tcp_and_udp_and_sees_the_client() -> Result<()> {
-    let lab = Lab::start()?;
+fn every_backend_is_reached_by_tcp_and_udp_of_both_families_and_sees_the_client() -> Result<()> {
+    let lab = Lab::with(LabOptions {
+        ipv6: true,
+        ..LabOptions::default()
+    })?;
     let _backends = Backend::start_all(&lab.backends)?;
     let before = Counters::of(&lab.backends[0])?;
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        for number in 1..=3 {
-            let client = Client::new(&lab.clients[1], protocol, (names::backend(number), PORT));
-            let report = client.requests(50, 10)?;
-            assert_eq!(report.by_backend(), BTreeMap::from([(number.into(), 50)]), "{report}");
-            assert_eq!(report.clients_seen(), BTreeSet::from([IpAddr::from(names::CLIENT_2)]));
+    for family in Family::ALL {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for number in 1..=3 {
+                let client = Client::new(&lab.clients[1], protocol, (family.backend(number), PORT));
+                let report = client.requests(50, 10)?;
+                assert_eq!(report.by_backend(), BTreeMap::from([(number.into(), 50)]), "{report}");
+                assert_eq!(report.clients_seen(), BTreeSet::from([family.client(2)]));
+            }
         }
     }
     let counted = Counters::of(&lab.backends[0])?.since(&before);
     assert_eq!(counted.get("UdpInDatagrams"), Some(50));
-    assert_eq!(counted.get("TcpPassiveOpens"), Some(50));
+    assert_eq!(counted.get("Udp6InDatagrams"), Some(50));
+    assert_eq!(counted.get("TcpPassiveOpens"), Some(100));
     assert_eq!(counted.checksum_errors(), 0);
+    Ok(())
+}
+
+#[test]
+fn long_flows_of_ipv6_live_as_those_of_ipv4() -> Result<()> {
+    let lab = Lab::with(LabOptions {
+        ipv6: true,
+        ..LabOptions::default()
+    })?;
+    let _backend = Backend::start(&lab.backends[0], 1)?;
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let client = Client::new(&lab.clients[0], protocol, (names::BACKEND_1_V6, PORT));
+        let report = LongFlows::start(&client, 20)?.stop()?;
+        assert_eq!(report.by_backend(), BTreeMap::from([(1, 20)]), "{report}");
+        assert_eq!(report.broken(), 0, "{report}");
+    }
     Ok(())
 }
 
@@ -172,7 +194,7 @@ const FAKE_AGENT: &str = r#"#!/bin/sh
 cd "$(dirname "$0")"
 echo "$@" >> calls
 case $1 in
-    run) cp "$3" seen.yaml; echo started; touch alive; trap 'rm alive; exit 0' TERM; trap 'echo reloaded' HUP
+    run) cp "$3" seen.yaml; echo started; trap 'rm alive; exit 0' TERM; trap 'echo reloaded' HUP; touch alive
          while :; do sleep 0.01; done ;;
     status) [ -e alive ] && echo '{"version": 1}' ;;
 esac

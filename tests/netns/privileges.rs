@@ -8,11 +8,10 @@ use std::{
 
 use lb_tests::{
     gateway::{self, Gateway},
-    topology::Lab,
     traffic::{Protocol, backend::Backend},
 };
 
-use crate::scene::{MATRIX, Scene, all_backends, configuration};
+use crate::scene::{MATRIX_BOTH_FAMILIES, Scene, backends_of, configuration, lab_with, service_of};
 
 /// What the unit leaves the agent, in the words of `setpriv`: `-all,+bpf,...`.
 fn capabilities_of_the_unit() -> String {
@@ -44,12 +43,18 @@ fn restricted(directory: &Path) -> PathBuf {
 
 #[test]
 fn agent_starts_and_restarts_with_the_capabilities_of_its_unit() {
-    for cell in MATRIX {
-        let lab = Lab::start().expect("a laboratory");
+    for cell in MATRIX_BOTH_FAMILIES {
+        let lab = lab_with(cell.family);
         let backends = Backend::start_all(&lab.backends).expect("three backends");
         let binary = restricted(&lab.instance().directory().expect("a directory"));
-        let gateway = Gateway::start_binary(&lab, binary, &configuration(cell, &all_backends())).expect("an agent");
-        let mut scene = Scene { gateway, backends, lab };
+        let configuration = configuration(cell, &backends_of(cell.family));
+        let gateway = Gateway::start_binary(&lab, binary, &configuration).expect("an agent");
+        let mut scene = Scene {
+            gateway,
+            backends,
+            service: service_of(cell.family),
+            lab,
+        };
         scene.wait_until_up(3);
         scene.answered(Protocol::Tcp, 30);
 

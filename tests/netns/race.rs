@@ -3,21 +3,19 @@
 
 use std::collections::BTreeSet;
 
-use lb_tests::{
-    names::CLIENT,
-    traffic::race::{Race, race_first_packets},
-};
+use lb_tests::traffic::race::{Race, race_first_packets};
 
-use crate::scene::{MATRIX, SERVICE, Scene};
+use crate::scene::{MATRIX_BOTH_FAMILIES, Scene};
 
 #[test]
 fn first_packets_of_a_flow_on_two_cpus_reach_one_backend() {
     // In generic mode each CPU runs the program for what it sends; in native mode the queue that both packets hash to decides.
-    for cell in MATRIX {
+    for cell in MATRIX_BOTH_FAMILIES {
         let scene = Scene::start(cell);
         let before = connections(&scene);
         let ports = 20_000..=20_299;
-        let races = race_first_packets(&scene.lab.clients[0], CLIENT, ports, SERVICE.into()).expect("two cpus");
+        let races = race_first_packets(&scene.lab.clients[0], cell.family.client(1), ports, scene.service);
+        let races = races.expect("two cpus");
         for race in &races {
             let backends: BTreeSet<u32> = race.answers.iter().map(|answer| answer.backend).collect();
             assert_eq!(backends.len(), 1, "{cell}: one backend for one flow: {race:?}");

@@ -1,65 +1,35 @@
 //! A laboratory with backends and an agent, as most tests want it.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use lb_tests::{
+    cell::{self, Service},
     gateway::Gateway,
-    names::{BACKEND_1, BACKEND_2, BACKEND_3, VIP},
-    topology::Lab,
+    names::{Family, VIP},
+    topology::{Lab, LabOptions},
     traffic::{Protocol, backend::Backend, client::Client},
     wait::{until, until_true},
 };
 
+pub(crate) use lb_tests::cell::{Cell, MATRIX, MATRIX_BOTH_FAMILIES};
+
 /// How long a condition is waited for before a test gives up. No test takes this long unless it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The listener of the test service.
+/// The listener of the test service over IPv4.
 pub(crate) const SERVICE: (std::net::Ipv4Addr, u16) = (VIP, 80);
-
-/// One cell of the test matrix.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cell {
-    /// `nat` or `full_nat`.
-    pub(crate) forwarding: &'static str,
-    /// `native` or `generic`.
-    pub(crate) mode: &'static str,
-}
-
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} x {}", self.forwarding, self.mode)
-    }
-}
-
-/// Both forwarding modes in both attach modes.
-pub(crate) const MATRIX: [Cell; 4] = [
-    Cell {
-        forwarding: "nat",
-        mode: "native",
-    },
-    Cell {
-        forwarding: "nat",
-        mode: "generic",
-    },
-    Cell {
-        forwarding: "full_nat",
-        mode: "native",
-    },
-    Cell {
-        forwarding: "full_nat",
-        mode: "generic",
-    },
-];
 
 /// A running scene. Fields are dropped in order: the agent and its data plane, the backends, the namespaces.
 pub(crate) struct Scene {
     pub(crate) gateway: Gateway,
     pub(crate) backends: Vec<Backend>,
+    /// Where clients find the service.
+    pub(crate) service: SocketAddr,
     pub(crate) lab: Lab,
 }
 
-/// A configuration with one service on [`SERVICE`] for these backends. It ends within the service: what is appended with four
-/// spaces in front is a key of it, without any a key of the file.
+/// A configuration with one service on port 80 of the VIP for these backends. It ends within the service, as
+/// [`cell::configuration`] says.
 pub(crate) fn configuration(cell: Cell, backends: &[SocketAddr]) -> String {
     let entries: Vec<String> = backends.iter().map(|backend| format!("\"{backend}\"")).collect();
     configuration_of(cell, &entries)
@@ -67,48 +37,85 @@ pub(crate) fn configuration(cell: Cell, backends: &[SocketAddr]) -> String {
 
 /// As [`configuration`], with backends written as in the file.
 pub(crate) fn configuration_of(cell: Cell, backends: &[String]) -> String {
-    let Cell { forwarding, mode } = cell;
-    format!(
-        "interfaces:
-  - {{name: clients, xdp_mode: {mode}}}
-  - {{name: backends, xdp_mode: {mode}}}
-services:
-  - name: web
-    listen: {}:{}
-    protocol: [tcp, udp]
-    forwarding: {forwarding}
-    scheduler: round_robin
-    health_check: {{type: http, port: 8081, path: /healthz, interval: 300ms, timeout: 200ms, rise: 2, fall: 2}}
-    backends: [{}]
-",
-        SERVICE.0,
-        SERVICE.1,
-        backends.join(", ")
-    )
+    let service = Service {
+        name: "web",
+        port: SERVICE.1,
+        health_check: "{type: http, port: 8081, path: /healthz, interval: 300ms, timeout: 200ms, rise: 2, fall: 2}",
+        backends,
+    };
+    cell::configuration(cell, &service)
+}
+
+/// The three backends of the laboratory, by their IPv4 addresses.
+pub(crate) fn all_backends() -> Vec<SocketAddr> {
+    backends_of(Family::V4)
+}
+
+/// The listener of the test service.
+pub(crate) const fn service_of(family: Family) -> SocketAddr {
+    SocketAddr::new(family.vip(), SERVICE.1)
+}
+
+/// A configuration with one service on port 80 of the VIP for port 8080 of the first backend, without health checks.
+pub(crate) fn configuration_without_checks(cell: Cell) -> String {
+    let backends = [format!("\"{}\"", SocketAddr::new(cell.family.backend(1), 8080))];
+    let service = Service {
+        name: "web",
+        port: SERVICE.1,
+        health_check: "{type: none}",
+        backends: &backends,
+    };
+    cell::configuration(cell, &service)
+}
+
+/// A laboratory with three backends that has this family; IPv4 is always there.
+pub(crate) fn lab_with(family: Family) -> Lab {
+    let options = LabOptions {
+        ipv6: family == Family::V6,
+        ..LabOptions::default()
+    };
+    Lab::with(options).expect("a laboratory")
 }
 
 /// The three backends of the laboratory.
-pub(crate) fn all_backends() -> Vec<SocketAddr> {
-    [BACKEND_1, BACKEND_2, BACKEND_3]
-        .map(|address| SocketAddr::from((address, 8080)))
-        .to_vec()
+pub(crate) fn backends_of(family: Family) -> Vec<SocketAddr> {
+    (1..=3)
+        .map(|number| SocketAddr::new(family.backend(number), 8080))
+        .collect()
 }
 
 impl Scene {
     /// Three backends that are up behind one service.
     pub(crate) fn start(cell: Cell) -> Self {
-        let scene = Self::start_with(&configuration(cell, &all_backends()), |_| {});
+        let configuration = configuration(cell, &backends_of(cell.family));
+        let scene = Self::start_over(cell.family, &configuration, |_| {});
         scene.wait_until_up(3);
         scene
     }
 
-    /// Three running backends, changed by `prepare`, and an agent with this configuration.
+    /// Three running backends, changed by `prepare`, and an agent with this configuration, of IPv4 alone.
     pub(crate) fn start_with(configuration: &str, prepare: impl FnOnce(&mut [Backend])) -> Self {
-        let lab = Lab::start().expect("a laboratory");
+        Self::start_over(Family::V4, configuration, prepare)
+    }
+
+    /// As [`Scene::start_with`], in a laboratory that has this family.
+    fn start_over(family: Family, configuration: &str, prepare: impl FnOnce(&mut [Backend])) -> Self {
+        let lab = lab_with(family);
         let mut backends = Backend::start_all(&lab.backends).expect("three backends");
         prepare(&mut backends);
+        let without = Self::without_backends(lab, family, configuration);
+        Self { backends, ..without }
+    }
+
+    /// An agent with this configuration in a given laboratory. The test brings its own servers: ordinary sockets of [`crate::sockets`].
+    pub(crate) fn without_backends(lab: Lab, family: Family, configuration: &str) -> Self {
         let gateway = Gateway::start(&lab, configuration).expect("an agent");
-        Self { gateway, backends, lab }
+        Self {
+            gateway,
+            backends: Vec::new(),
+            service: service_of(family),
+            lab,
+        }
     }
 
     /// Waits until this many backends take connections.
@@ -167,7 +174,7 @@ impl Scene {
 
     /// The first client, asking the service.
     pub(crate) fn client(&self, protocol: Protocol) -> Client {
-        Client::new(&self.lab.clients[0], protocol, SERVICE)
+        Client::new(&self.lab.clients[0], protocol, self.service)
     }
 
     /// Makes requests that must all be answered; returns the number of answers by backend.

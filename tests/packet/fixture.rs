@@ -1,16 +1,19 @@
 //! A loaded data plane with one service or more, and frames run through it.
 
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
-use aya::programs::Xdp;
+use aya::{
+    maps::{Array, Map, MapData},
+    programs::Xdp,
+};
 use lb_common::{
     LAYOUT_VERSION,
-    backend::NextHop,
-    maps::programs,
+    backend::{NextHop, Tags},
+    maps::{self, programs},
     service::{Forwarding, Scheduler, Service},
     settings::{PortRange, Settings},
     verdict,
@@ -18,18 +21,18 @@ use lb_common::{
 use lb_tests::{
     leftovers::Instance,
     names::{
-        BACKEND_ROUTER_MAC, CLIENT, CLIENT_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, GATEWAY_TO_CLIENTS_MAC, SNAT, VIP,
+        BACKEND_ROUTER_MAC, CLIENT, CLIENT_ROUTER_MAC, Family, GATEWAY_TO_BACKENDS_MAC, GATEWAY_TO_CLIENTS_MAC, VIP,
     },
     packet::{Packet, TcpFlags},
     program::{self, Action, Outcome, RunOptions},
 };
 use xlb::{
     dataplane::{
-        BackendEntry, BackendId, ConnectionEntry, Dataplane as _, ServiceId, Tuple,
+        BackendEntry, BackendId, ConnectionEntry, Dataplane as _, ListenerEntry, ServiceId, Tuple,
         aya::{AyaDataplane, Options, remove_all},
         pins::Pins,
     },
-    model::{Listener, Protocol},
+    model::{Listener, Ports, Protocol},
 };
 
 /// The interface on which test frames seem to come in, and to which the backends' next hop points: loopback.
@@ -49,6 +52,7 @@ pub(crate) struct Fixture {
     pins: PathBuf,
     counted: BTreeMap<&'static str, u64>,
     program: &'static str,
+    loaded: BTreeSet<&'static str>,
 }
 
 impl Drop for Fixture {
@@ -65,12 +69,26 @@ pub(crate) const fn settings() -> Settings {
         layout: LAYOUT_VERSION,
         hash_seed: 0,
         half_open_max: 1_000_000,
-        snat_addresses: 0,
+        snat_addresses_v4: 0,
+        snat_addresses_v6: 0,
+        port_prefixes: 0,
         snat_ports: PortRange {
             first: 1024,
             last: 65_535,
         },
         host_ports: PortRange::EMPTY,
+    }
+}
+
+/// A backend behind the backend router.
+pub(crate) fn backend_entry(service: ServiceId, address: IpAddr) -> BackendEntry {
+    BackendEntry {
+        service,
+        address: SocketAddr::from((address, BACKEND_PORT)),
+        alive: true,
+        next_hop: NextHop::new(IFINDEX, BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC, Tags::NONE, 1500),
+        source: Family::of(address).snat(),
+        on_link: 0,
     }
 }
 
@@ -96,22 +114,30 @@ impl Fixture {
             pins,
             counted: BTreeMap::new(),
             program: programs::NATIVE,
+            loaded: BTreeSet::new(),
         };
         fixture
             .dataplane
             .set_settings(settings())
             .expect("the settings are written");
-        for name in XDP_PROGRAMS {
-            program::load(fixture.dataplane.ebpf_mut(), name).expect("the verifier takes the program");
-        }
         fixture
     }
 
-    /// A service on [`VIP`]`:`[`PORT`], TCP and UDP, with these backends, one slot each.
-    pub(crate) fn with_service(forwarding: Forwarding, backends: &[Ipv4Addr]) -> Self {
+    /// A service on the VIP of its backends' family and [`PORT`], TCP and UDP, with one slot for each backend.
+    pub(crate) fn with_service(forwarding: Forwarding, backends: &[impl Into<IpAddr> + Copy]) -> Self {
         let mut fixture = Self::new();
-        fixture.add_service(ServiceId(1), VIP, Scheduler::RoundRobin, forwarding, backends);
+        let backends: Vec<IpAddr> = backends.iter().map(|backend| (*backend).into()).collect();
+        let vip = backends
+            .first()
+            .map_or(Family::V4, |backend| Family::of(*backend))
+            .vip();
+        fixture.add_service(ServiceId(1), vip, Scheduler::RoundRobin, forwarding, &backends);
         fixture
+    }
+
+    /// As [`with_service`](Self::with_service), with the first backend of a family.
+    pub(crate) fn of_family(family: Family, forwarding: Forwarding) -> Self {
+        Self::with_service(forwarding, &[family.backend(1)])
     }
 
     /// Lets frames run through another of [`XDP_PROGRAMS`].
@@ -123,11 +149,12 @@ impl Fixture {
     pub(crate) fn add_service(
         &mut self,
         id: ServiceId,
-        vip: Ipv4Addr,
+        vip: impl Into<IpAddr>,
         scheduler: Scheduler,
         forwarding: Forwarding,
-        backends: &[Ipv4Addr],
+        backends: &[impl Into<IpAddr> + Copy],
     ) -> Vec<BackendId> {
+        let vip = vip.into();
         let ids: Vec<BackendId> = (10 * id.0..).map(BackendId).take(backends.len()).collect();
         for (backend, address) in ids.iter().zip(backends) {
             self.set_backend(*backend, id, *address, true);
@@ -138,33 +165,41 @@ impl Fixture {
         self.dataplane.set_slots(id, &ids).expect("slots");
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let listener = Listener {
-                address: SocketAddr::from((vip, PORT)),
+                address: vip,
+                ports: Ports::single(PORT),
                 protocol,
             };
-            self.dataplane.set_listener(listener, id).expect("a listener");
+            self.listen(listener, id);
         }
         ids
     }
 
+    /// Points what a listener listens for at a service.
+    pub(crate) fn listen(&mut self, listener: Listener, id: ServiceId) {
+        for entry in ListenerEntry::of(&listener) {
+            self.dataplane.set_listener(entry, id).expect("a listener");
+        }
+    }
+
     /// Writes a backend behind the backend router.
-    pub(crate) fn set_backend(&mut self, id: BackendId, service: ServiceId, address: Ipv4Addr, alive: bool) {
+    pub(crate) fn set_backend(&mut self, id: BackendId, service: ServiceId, address: impl Into<IpAddr>, alive: bool) {
         let entry = BackendEntry {
-            service,
-            address: SocketAddr::from((address, BACKEND_PORT)),
             alive,
-            next_hop: NextHop {
-                ifindex: IFINDEX,
-                destination: BACKEND_ROUTER_MAC,
-                source: GATEWAY_TO_BACKENDS_MAC,
-            },
-            mtu: 1500,
-            source: IpAddr::V4(SNAT),
+            ..backend_entry(service, address.into())
         };
         self.dataplane.set_backend(id, &entry).expect("a backend");
     }
 
+    /// Loads the program that frames run through, unless it was.
+    pub(crate) fn load(&mut self) {
+        if self.loaded.insert(self.program) {
+            program::load(self.dataplane.ebpf_mut(), self.program).expect("the verifier takes the program");
+        }
+    }
+
     /// Runs a frame and takes the outcome as it is.
     pub(crate) fn run(&mut self, frame: &[u8]) -> Outcome {
+        self.load();
         let program: &Xdp = program::xdp(self.dataplane.ebpf_mut(), self.program).expect("the program");
         program::run(program, frame, RunOptions::default()).expect("the frame runs")
     }
@@ -247,6 +282,13 @@ impl Fixture {
         entries
     }
 
+    /// What the program counts as half-open connections.
+    pub(crate) fn half_open(&self) -> i64 {
+        let map = MapData::from_pin(self.pins.join(maps::HALF_OPEN)).expect("the map is pinned");
+        let map: Array<_, u64> = Map::Array(map).try_into().expect("an array");
+        map.get(&0, 0).expect("the number").cast_signed()
+    }
+
     /// Removes the entry with this tuple.
     pub(crate) fn remove(&mut self, key: &Tuple) {
         self.dataplane.remove_connection(key).expect("the entry is removed");
@@ -270,12 +312,12 @@ pub(crate) fn syn() -> Packet {
 }
 
 /// The first packet of another client's, or another port's, connection.
-pub(crate) fn syn_from(client: Ipv4Addr, port: u16) -> Packet {
+pub(crate) fn syn_from(client: impl Into<IpAddr>, port: u16) -> Packet {
     syn().from(client, port)
 }
 
 /// As the gateway sends a packet on towards a backend: its addresses, one hop less to live.
-pub(crate) fn to_backend(packet: Packet, backend: Ipv4Addr, ttl: u8) -> Vec<u8> {
+pub(crate) fn to_backend(packet: Packet, backend: impl Into<IpAddr>, ttl: u8) -> Vec<u8> {
     packet
         .ethernet(GATEWAY_TO_BACKENDS_MAC, BACKEND_ROUTER_MAC)
         .to(backend, BACKEND_PORT)
@@ -284,7 +326,7 @@ pub(crate) fn to_backend(packet: Packet, backend: Ipv4Addr, ttl: u8) -> Vec<u8> 
 }
 
 /// A backend's packet on its way to the gateway.
-pub(crate) fn from_backend(packet: Packet, backend: Ipv4Addr) -> Packet {
+pub(crate) fn from_backend(packet: Packet, backend: impl Into<IpAddr>) -> Packet {
     packet
         .ethernet(BACKEND_ROUTER_MAC, GATEWAY_TO_BACKENDS_MAC)
         .from(backend, BACKEND_PORT)

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hint,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -36,10 +36,11 @@ const FIRST_PORT: u16 = 10_000;
 const IN_STEP: Duration = Duration::from_millis(50);
 
 /// What one CPU saw of a flow: where its packet went and with which source, if it was forwarded.
-type Sent = Option<(SocketAddrV4, SocketAddrV4)>;
+type Sent = Option<(SocketAddr, SocketAddr)>;
 
 /// Runs frames on two CPUs at once, the first ones together, then the second ones ...; returns what each CPU sent.
 fn race(fixture: &mut Fixture, frames: [&[Vec<u8>]; 2]) -> [Vec<Sent>; 2] {
+    fixture.load();
     let program: &Xdp = program::xdp(fixture.dataplane.ebpf_mut(), programs::NATIVE).expect("the program");
     let steps = [AtomicUsize::new(0), AtomicUsize::new(0)];
     let run_all = |own: usize, cpu: usize| -> Vec<Sent> {
@@ -102,13 +103,13 @@ fn audit(fixture: &Fixture, flows: usize) -> BTreeMap<Tuple, BackendId> {
 #[track_caller]
 fn assert_agreed(fixture: &Fixture, sent: &[Vec<Sent>; 2]) {
     let table = audit(fixture, sent[0].len());
-    let address_of = |id: BackendId| -> Ipv4Addr { [BACKEND_1, BACKEND_2, BACKEND_3][id.0 as usize - 10] };
+    let address_of = |id: BackendId| IpAddr::from([BACKEND_1, BACKEND_2, BACKEND_3][id.0 as usize - 10]);
     for ((port, one), other) in (FIRST_PORT..).zip(&sent[0]).zip(&sent[1]) {
         assert!(one.is_some(), "port {port}: forwarded");
         let (source, backend) = one.expect("a packet");
         assert_eq!(Some((source, backend)), *other, "port {port}: both CPUs agree");
         let entry = table.iter().find(|(key, _)| key.source == (CLIENT, port).into());
-        assert_eq!(entry.map(|(_, id)| address_of(*id)), Some(*backend.ip()), "port {port}");
+        assert_eq!(entry.map(|(_, id)| address_of(*id)), Some(backend.ip()), "port {port}");
     }
 }
 
@@ -171,7 +172,7 @@ fn two_clients_on_two_cpus_never_share_a_source_port() {
     let clients = [CLIENT, CLIENT_2].map(tcp_frames);
     let sent = race(&mut fixture, [&clients[0], &clients[1]]);
     audit(&fixture, 2 * usize::from(FLOWS));
-    let sources: BTreeSet<SocketAddrV4> = sent.iter().flatten().flatten().map(|(source, _)| *source).collect();
+    let sources: BTreeSet<SocketAddr> = sent.iter().flatten().flatten().map(|(source, _)| *source).collect();
     assert_eq!(
         sources.len(),
         2 * usize::from(FLOWS),
@@ -201,7 +202,7 @@ fn udp_flows_leave_a_dead_backend_for_one_other() {
         for (one, other) in one[0].iter_mut().zip(&mut other[0]) {
             missing += u64::from(one.is_none()) + u64::from(other.is_none());
             // One that read the old entry in its last instant goes where the flow went before, as if it had come earlier.
-            let to_new = |sent: &(SocketAddrV4, SocketAddrV4)| *sent.1.ip() != BACKEND_1;
+            let to_new = |sent: &(SocketAddr, SocketAddr)| sent.1.ip() != BACKEND_1;
             let agreed = one.filter(to_new).or(other.filter(to_new));
             *one = one.filter(to_new).or(agreed);
             *other = other.filter(to_new).or(agreed);

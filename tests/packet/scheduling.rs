@@ -1,6 +1,9 @@
 //! Which backend a new connection gets.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use lb_common::service::{Forwarding, Scheduler, Service};
 use lb_tests::{
@@ -20,7 +23,10 @@ const SERVICE: ServiceId = ServiceId(1);
 #[track_caller]
 fn chosen(fixture: &mut Fixture, client: Ipv4Addr, port: u16) -> Ipv4Addr {
     let out = fixture.forwarded(&syn_from(client, port).build());
-    *endpoints(&out).expect("a TCP packet").1.ip()
+    let SocketAddr::V4(backend) = endpoints(&out).expect("a TCP packet").1 else {
+        unreachable!("an IPv4 packet stays one");
+    };
+    *backend.ip()
 }
 
 /// A service with a slot table of the agent's own making.

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use lb_tests::{names::VIP, namespace::Namespace, topology::Lab};
+use lb_tests::{names::Family, namespace::Namespace, topology::Lab};
 use serde_json::Value;
 
 use crate::server::{Server, client};
@@ -18,6 +18,9 @@ pub(crate) enum Run {
     TcpDown,
     UdpUp,
     UdpDown,
+    /// UDP datagrams of 4096 bytes, which come in fragments.
+    FragmentsUp,
+    FragmentsDown,
 }
 
 impl Run {
@@ -28,6 +31,8 @@ impl Run {
             // Datagrams of the default length: as long as a TCP segment, so none is cut.
             Self::UdpUp => &["--udp", "--bitrate", "200M"],
             Self::UdpDown => &["--udp", "--bitrate", "200M", "--reverse"],
+            Self::FragmentsUp => &["--udp", "--bitrate", "100M", "--length", "4096"],
+            Self::FragmentsDown => &["--udp", "--bitrate", "100M", "--length", "4096", "--reverse"],
         }
     }
 }
@@ -63,11 +68,11 @@ impl fmt::Display for Measurement {
 /// # Errors
 ///
 /// What iperf3 says, or that it printed something unknown.
-pub(crate) fn measure(lab: &Lab, run: Run) -> Result<Measurement> {
+pub(crate) fn measure(lab: &Lab, family: Family, run: Run) -> Result<Measurement> {
     // A new one each time: a server needs a moment after a run before it takes the next.
     let _server = serve(&lab.backends[0], lab.instance().directory()?.join("iperf3.log"))?;
     let mut command = lab.clients[0].command("iperf3");
-    command.args(["--client", &VIP.to_string(), "--port", &PORT.to_string()]);
+    command.args(["--client", &family.vip().to_string(), "--port", &PORT.to_string()]);
     command.args(["--time", "1", "--connect-timeout", "3000", "--json"]);
     let text = client(command.args(run.arguments()))?;
     let report: Value = serde_json::from_str(&text).with_context(|| format!("iperf3 --json printed {text}"))?;

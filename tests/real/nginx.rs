@@ -69,6 +69,7 @@ http {{
     scgi_temp_path {directory}/scgi;
     server {{
         listen {port} backlog=4096;
+        listen [::]:{port} backlog=4096;
         location = /who {{ default_type text/plain; return 200 "{name} $remote_addr\n"; }}
         location /files/ {{ alias {files}/; }}
         location /uploads/ {{ root {directory}; dav_methods PUT; create_full_put_path on; }}

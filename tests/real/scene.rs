@@ -2,62 +2,26 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context as _, Result};
 use lb_tests::{
+    cell,
     counters::Counters,
     gateway::Gateway,
-    names::{TO_BACKENDS, TO_CLIENTS, VIP},
+    names::{Family, TO_BACKENDS, TO_CLIENTS},
     namespace::Namespace,
-    topology::Lab,
+    offloads::{self, Offloads},
+    topology::{Lab, LabOptions},
 };
 use serde_json::Value;
 
-use crate::offloads::{self, Offloads};
-
-/// One cell of the test matrix.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cell {
-    /// `nat` or `full_nat`.
-    pub(crate) forwarding: &'static str,
-    /// Attach mode towards the clients: `native` or `generic`.
-    pub(crate) clients: &'static str,
-    /// Attach mode towards the backends.
-    pub(crate) backends: &'static str,
-}
-
-impl Cell {
-    const fn new(forwarding: &'static str, clients: &'static str, backends: &'static str) -> Self {
-        Self {
-            forwarding,
-            clients,
-            backends,
-        }
-    }
-}
-
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} x {}/{}", self.forwarding, self.clients, self.backends)
-    }
-}
-
-/// Both forwarding modes in both attach modes, and each mode on either side.
-pub(crate) const MATRIX: [Cell; 6] = [
-    Cell::new("nat", "native", "native"),
-    Cell::new("nat", "generic", "generic"),
-    Cell::new("full_nat", "native", "native"),
-    Cell::new("full_nat", "generic", "generic"),
-    Cell::new("nat", "native", "generic"),
-    Cell::new("full_nat", "generic", "native"),
-];
+pub(crate) use lb_tests::cell::{Cell, MATRIX_MIXED as MATRIX};
 
 /// Errors that no packet of a test may cause, in any namespace: damaged packets, and fragments.
-const ERRORS: [&str; 8] = [
+const ERRORS: [&str; 14] = [
     "TcpInCsumErrors",
     "UdpInCsumErrors",
     "IcmpInCsumErrors",
@@ -66,16 +30,25 @@ const ERRORS: [&str; 8] = [
     "IpExtInTruncatedPkts",
     "IpReasmReqds",
     "IpFragCreates",
+    "Udp6InCsumErrors",
+    "Icmp6InCsumErrors",
+    "Ip6InHdrErrors",
+    "Ip6InTruncatedPkts",
+    "Ip6ReasmReqds",
+    "Ip6FragCreates",
 ];
 
 /// What the program may have decided in a test: everything was forwarded, but for what was never meant to be.
-const EXPECTED_REASONS: [&str; 6] = [
+const EXPECTED_REASONS: [&str; 8] = [
     "forward",
     "reply",
+    // An ICMP error about a datagram that was still under way when its run had ended.
+    "icmp_error",
     // ARP.
     "not_ip",
-    // An ICMP error about a datagram that was still under way when its run had ended.
+    // What ARP is in IPv6, and reports of multicast groups.
     "not_tcp_or_udp",
+    "not_unicast",
     // Answers to the agent's health checks.
     "no_listener",
     // In generic mode: taken up again, and then forwarded, at the tc hook.
@@ -100,7 +73,11 @@ impl<S> Scene<S> {
     /// Starts a laboratory, the servers, and an agent with one service, TCP and UDP, and waits until all its backends are up.
     pub(crate) fn start(cell: Cell, service: &Service, servers: impl FnOnce(&Lab) -> Result<S>) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let lab = Lab::start().expect("a laboratory");
+        let lab = Lab::with(LabOptions {
+            ipv6: cell.family == Family::V6,
+            ..LabOptions::default()
+        });
+        let lab = lab.expect("a laboratory");
         let (counters, offloads) = (counters(&lab), all_offloads(&lab));
         let servers = servers(&lab).expect("servers in the backends' namespaces");
         let gateway = Gateway::start(&lab, &configuration(cell, service)).expect("an agent");
@@ -205,33 +182,18 @@ pub(crate) struct Service {
 }
 
 fn configuration(cell: Cell, service: &Service) -> String {
-    let Cell {
-        forwarding,
-        clients,
-        backends,
-    } = cell;
-    let addresses: Vec<_> = service
+    let backends: Vec<String> = service
         .backends
         .iter()
         .map(|backend| format!("\"{backend}\""))
         .collect();
-    format!(
-        "interfaces:
-  - {{name: {TO_CLIENTS}, xdp_mode: {clients}}}
-  - {{name: {TO_BACKENDS}, xdp_mode: {backends}}}
-services:
-  - name: real
-    listen: {VIP}:{}
-    protocol: [tcp, udp]
-    forwarding: {forwarding}
-    scheduler: round_robin
-    health_check: {}
-    backends: [{}]
-",
-        service.port,
-        service.health_check,
-        addresses.join(", ")
-    )
+    let service = cell::Service {
+        name: "real",
+        port: service.port,
+        health_check: service.health_check,
+        backends: &backends,
+    };
+    cell::configuration(cell, &service)
 }
 
 fn counters(lab: &Lab) -> Vec<Counters> {

@@ -10,11 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use lb_tests::{
-    leftovers::Instance,
-    names::{BACKEND_1, BACKEND_2, BACKEND_3, CLIENT, GATEWAY_TO_BACKENDS, VIP},
-    topology::Lab,
-};
+use lb_tests::{leftovers::Instance, names::Family, topology::Lab};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tempfile::{Builder, TempDir};
 
@@ -33,24 +29,30 @@ const FILE: &str = "large";
 /// Any number will do; the same one gives the same file again.
 const SEED: u64 = 0x0a2;
 
-fn service() -> Service {
+fn service(family: Family) -> Service {
     Service {
         port: 80,
-        backends: [BACKEND_1, BACKEND_2, BACKEND_3]
-            .map(|address| SocketAddr::from((address, PORT)))
+        backends: [1, 2, 3]
+            .map(|number| SocketAddr::new(family.backend(number), PORT))
             .to_vec(),
         health_check: "{type: http, path: /who, interval: 300ms, timeout: 200ms, rise: 1}",
     }
 }
 
-fn start(cell: Cell, files: &Path) -> Scene<Vec<Nginx>> {
+/// A scene with an nginx on every backend.
+pub(crate) fn start(cell: Cell, files: &Path) -> Scene<Vec<Nginx>> {
     let servers = |lab: &Lab| {
         let directory = lab.instance().directory()?;
         let nginx =
             |(namespace, number)| Nginx::start(namespace, &format!("backend-{number}"), PORT, files, &directory);
         lab.backends.iter().zip(1..).map(nginx).collect()
     };
-    Scene::start(cell, &service(), servers)
+    Scene::start(cell, &service(cell.family), servers)
+}
+
+/// Where the service has this.
+fn url(cell: Cell, path: &str) -> String {
+    format!("http://{}/{path}", SocketAddr::new(cell.family.vip(), 80))
 }
 
 /// A `curl` of the first client that fails on every error, of HTTP too.
@@ -78,10 +80,10 @@ fn large_files_arrive_unchanged_both_ways() {
     for cell in MATRIX {
         let scene = start(cell, files.path());
 
-        let downloaded = download(&scene).unwrap_or_else(|error| panic!("{cell}, download: {error:#}"));
+        let downloaded = download(cell, &scene).unwrap_or_else(|error| panic!("{cell}, download: {error:#}"));
         assert_eq!(downloaded, sent, "{cell}, download");
 
-        upload(&scene, &large).unwrap_or_else(|error| panic!("{cell}, upload: {error:#}"));
+        upload(cell, &scene, &large).unwrap_or_else(|error| panic!("{cell}, upload: {error:#}"));
         let stored: Vec<_> = scene
             .servers
             .iter()
@@ -104,15 +106,15 @@ fn short_connections_reach_every_backend_from_the_right_address() {
         let answers = client(
             curl(&scene)
                 .args(["--parallel", "--parallel-max", "20", "--header", "Connection: close"])
-                .arg(format!("http://{VIP}/who?[1-{REQUESTS}]")),
+                .arg(url(cell, &format!("who?[1-{REQUESTS}]"))),
         );
         let answers = answers.unwrap_or_else(|error| panic!("{cell}: {error:#}"));
 
         let mut shares = BTreeMap::new();
         let expected = if cell.forwarding == "nat" {
-            CLIENT
+            cell.family.client(1)
         } else {
-            GATEWAY_TO_BACKENDS
+            cell.family.gateway_to_backends()
         };
         for answer in answers.lines() {
             let (backend, seen) = answer.split_once(' ').expect("a backend and an address");
@@ -128,9 +130,9 @@ fn short_connections_reach_every_backend_from_the_right_address() {
 }
 
 /// Downloads the large file and returns the digest of what arrived.
-fn download(scene: &Scene<Vec<Nginx>>) -> Result<String> {
+fn download(cell: Cell, scene: &Scene<Vec<Nginx>>) -> Result<String> {
     let mut curl = curl(scene)
-        .arg(format!("http://{VIP}/files/{FILE}"))
+        .arg(url(cell, &format!("files/{FILE}")))
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot run curl")?;
@@ -142,13 +144,13 @@ fn download(scene: &Scene<Vec<Nginx>>) -> Result<String> {
 }
 
 /// Puts the large file on a backend.
-fn upload(scene: &Scene<Vec<Nginx>>, file: &Path) -> Result<String> {
-    let url = format!("http://{VIP}/uploads/{FILE}");
+fn upload(cell: Cell, scene: &Scene<Vec<Nginx>>, file: &Path) -> Result<String> {
+    let url = url(cell, &format!("uploads/{FILE}"));
     client(curl(scene).arg("--upload-file").arg(file).arg(url))
 }
 
 /// A directory for files to hand out, named so that the next laboratory removes what a killed run leaves.
-fn directory() -> io::Result<TempDir> {
+pub(crate) fn directory() -> io::Result<TempDir> {
     Builder::new().prefix(&format!("{}-", Instance::next())).tempdir()
 }
 

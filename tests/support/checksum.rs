@@ -2,7 +2,7 @@
 //!
 //! Deliberately nothing but the definition: the product updates checksums incrementally, and this is what it is held against.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// A one's complement sum that is still being added to. Every part but the last must have an even number of bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,13 +19,21 @@ impl Sum {
         Self(self.0 + words.sum::<u64>())
     }
 
-    /// Adds the pseudo header of TCP and UDP over IPv4 (RFC 9293, section 3.1; RFC 768).
+    /// Adds the pseudo header of TCP and UDP over IPv4 (RFC 9293, section 3.1; RFC 768), and of anything over IPv6 (RFC 8200,
+    /// section 8.1). They differ in the size of their fields and the order of length and protocol, which no sum of words shows.
     #[must_use]
-    pub fn plus_pseudo_header(self, source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, length: u16) -> Self {
-        self.plus(&source.octets())
-            .plus(&destination.octets())
-            .plus(&[0, protocol])
+    pub fn plus_pseudo_header(self, source: IpAddr, destination: IpAddr, protocol: u8, length: u32) -> Self {
+        self.plus_address(source)
+            .plus_address(destination)
             .plus(&length.to_be_bytes())
+            .plus(&[0, protocol])
+    }
+
+    fn plus_address(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.plus(&address.octets()),
+            IpAddr::V6(address) => self.plus(&address.octets()),
+        }
     }
 
     /// The sum folded to 16 bits, not complemented. It is 0xffff over data that holds its own right checksum.

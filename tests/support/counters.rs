@@ -1,4 +1,5 @@
-//! What the kernel of a namespace counted: `/proc/net/snmp` and `/proc/net/netstat`, with the names that `nstat` prints.
+//! What the kernel of a namespace counted: `/proc/net/snmp`, `/proc/net/netstat` and `/proc/net/snmp6`, with the names that `nstat`
+//! prints.
 
 use std::{collections::BTreeMap, fs};
 
@@ -19,12 +20,10 @@ impl Counters {
     pub fn of(namespace: &Namespace) -> Result<Self> {
         let read = || -> Result<Self> {
             let mut counters = Self::default();
-            for file in ["snmp", "netstat"] {
-                // `/proc/net` would show the namespace of the process, not that of the thread.
-                let path = format!("/proc/thread-self/net/{file}");
-                let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-                counters.add_table(&text);
-            }
+            counters.add_table(&read_file("snmp")?);
+            counters.add_table(&read_file("netstat")?);
+            // Missing in a kernel without IPv6.
+            counters.add_list(&read_file("snmp6").unwrap_or_default());
             Ok(counters)
         };
         namespace.run(read)?
@@ -44,6 +43,16 @@ impl Counters {
         }
     }
 
+    /// Adds lines of a name and a value each: `Udp6InCsumErrors 0`.
+    fn add_list(&mut self, text: &str) {
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some(name), Some(value)) = (words.next(), words.next()) {
+                self.0.insert(name.to_owned(), value.parse().unwrap_or(0));
+            }
+        }
+    }
+
     /// One counter; `None` if this kernel does not have it.
     pub fn get(&self, name: &str) -> Option<i64> {
         self.0.get(name).copied()
@@ -59,9 +68,9 @@ impl Counters {
         Self(changes.collect())
     }
 
-    /// TCP and UDP packets dropped for a wrong checksum.
+    /// TCP and UDP packets of either family dropped for a wrong checksum.
     pub fn checksum_errors(&self) -> i64 {
-        ["TcpInCsumErrors", "UdpInCsumErrors"]
+        ["TcpInCsumErrors", "UdpInCsumErrors", "Udp6InCsumErrors"]
             .into_iter()
             .filter_map(|name| self.get(name))
             .sum()
@@ -71,6 +80,12 @@ impl Counters {
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
+}
+
+/// A file of the thread's namespace; `/proc/net` would show that of the process.
+fn read_file(name: &str) -> Result<String> {
+    let path = format!("/proc/thread-self/net/{name}");
+    fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
 }
 
 #[cfg(test)]
@@ -90,5 +105,13 @@ mod tests {
             changes,
             [("TcpInCsumErrors".to_owned(), 1), ("TcpInSegs".to_owned(), 2)]
         );
+    }
+
+    #[test]
+    fn ipv6_counters_stand_in_lines_of_their_own() {
+        let mut counters = Counters::default();
+        counters.add_list("Ip6InReceives                   \t7\nUdp6InCsumErrors \t2\n");
+        assert_eq!(counters.get("Ip6InReceives"), Some(7));
+        assert_eq!(counters.checksum_errors(), 2);
     }
 }

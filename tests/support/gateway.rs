@@ -23,8 +23,8 @@ use crate::{
     wait::until,
 };
 
-/// How long the agent may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the agent may take to start or to stop. It takes part of a second, but many of them on an emulated processor.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent with a configuration, pins and a socket of its own. Dropped, it is ended and its data plane detached.
 #[derive(Debug)]

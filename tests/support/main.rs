@@ -30,16 +30,24 @@ enum Command {
         /// Number of backends.
         #[arg(long, default_value_t = 3)]
         backends: u8,
+        /// IPv6 beside IPv4.
+        #[arg(long)]
+        ipv6: bool,
     },
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Serve(server) => server.serve(),
-        Command::Up { clients, backends } => {
+        Command::Up {
+            clients,
+            backends,
+            ipv6,
+        } => {
             let lab = Lab::with(LabOptions {
                 clients,
                 backends,
+                ipv6,
                 ..LabOptions::default()
             })?;
             let _backends = Backend::start_all(&lab.backends)?;

@@ -17,6 +17,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
+use crate::names::Mac;
+
 /// Where named network namespaces are.
 pub const NAMESPACES: &str = "/run/netns";
 
@@ -104,6 +106,21 @@ impl Namespace {
     pub fn interface_index(&self, interface: &str) -> Result<u32> {
         let index = self.run(|| nix::net::if_::if_nametoindex(interface))?;
         index.with_context(|| format!("no interface {interface} in network namespace {}", self.name))
+    }
+
+    /// MAC address of a network interface inside the namespace.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such interface, or it has none.
+    pub fn mac(&self, interface: &str) -> Result<Mac> {
+        let link = self.ip(&format!("-oneline link show dev {interface}"))?;
+        let text = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
+        let bytes = text.map(|text| text.split(':').map(|byte| u8::from_str_radix(byte, 16)));
+        let bytes: Option<Vec<u8>> = bytes.and_then(|bytes| bytes.collect::<Result<_, _>>().ok());
+        bytes
+            .and_then(|bytes| Mac::try_from(bytes).ok())
+            .with_context(|| format!("no MAC address in {link}"))
     }
 
     /// Sets a kernel parameter inside the namespace: a path below `/proc/sys/net`.

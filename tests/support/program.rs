@@ -103,9 +103,12 @@ pub fn load(object: &mut Ebpf, name: &str) -> Result<()> {
 
 /// Runs a frame through a program that is loaded.
 ///
+/// What does not fit into a page, with its headroom and what the kernel keeps behind it, lies in further buffers, as that of a jumbo
+/// frame does. The program must take packets of several buffers then.
+///
 /// # Errors
 ///
-/// For a frame that the kernel can't run (less than an Ethernet header, more than a page) and an interface that is not in the
+/// For a frame that the kernel can't run (less than an Ethernet header, more than 18 buffers) and an interface that is not in the
 /// namespace of the calling thread.
 pub fn run(program: &Xdp, frame: &[u8], options: RunOptions) -> Result<Outcome> {
     let mut output = vec![0; frame.len() + HEADROOM];

@@ -74,14 +74,23 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
 ///
 /// When no home directory is known or the compiler cannot be run.
 pub(crate) fn tools_directory() -> Result<PathBuf> {
+    let version = compiler_version()?;
+    let release = version_field(&version, "release").context("`rustc -vV` names no release")?;
+    Ok(cache_directory()?.join(format!("rust-{release}")))
+}
+
+/// Where everything is kept that was fetched or built for the user's clones.
+///
+/// # Errors
+///
+/// When no home directory is known.
+pub(crate) fn cache_directory() -> Result<PathBuf> {
     let cache = match env::var_os("XDG_CACHE_HOME") {
         Some(cache) if !cache.is_empty() => PathBuf::from(cache),
         _ => PathBuf::from(env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set; set one of them")?)
             .join(".cache"),
     };
-    let version = compiler_version()?;
-    let release = version_field(&version, "release").context("`rustc -vV` names no release")?;
-    Ok(cache.join("xlb").join(format!("rust-{release}")))
+    Ok(cache.join("xlb"))
 }
 
 /// The output of `rustc -vV`.

@@ -84,13 +84,7 @@ fn rustdoc(workspace: &Workspace) -> Result<()> {
 
 /// Licences, bans and sources always; advisories where their database can be had.
 fn cargo_deny(workspace: &Workspace) -> Result<()> {
-    let tools = bpf::tools_directory()?;
-    let installed = tools.join("bin").join(CARGO_DENY.name);
-    let program = match bpf::on_path(CARGO_DENY.name) {
-        _ if installed.is_file() => installed,
-        Some(found) => found,
-        None => CARGO_DENY.install(&tools, |_| {})?,
-    };
+    let program = CARGO_DENY.find_or_install(&bpf::tools_directory()?)?;
     let deny = |arguments: &[&str]| {
         let mut command = Command::new(&program);
         command.args(arguments).current_dir(&workspace.root);

@@ -29,7 +29,7 @@ pub(crate) const LABORATORY: [Program; 2] = [
 ];
 
 /// What `cargo xtask test real` needs.
-const REAL: [Program; 3] = [
+pub(crate) const REAL: [Program; 5] = [
     Program {
         name: "nginx",
         package: "nginx",
@@ -41,6 +41,30 @@ const REAL: [Program; 3] = [
     Program {
         name: "iperf3",
         package: "iperf3",
+    },
+    Program {
+        name: "ping",
+        package: "iputils-ping",
+    },
+    Program {
+        name: "traceroute",
+        package: "traceroute",
+    },
+];
+
+/// What `cargo xtask test kernels` needs of this machine; what the guests need is unpacked for them alone.
+pub(crate) const KERNELS: [Program; 3] = [
+    Program {
+        name: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+    },
+    Program {
+        name: "strip",
+        package: "binutils",
+    },
+    Program {
+        name: "tc",
+        package: "iproute2",
     },
 ];
 
@@ -84,13 +108,13 @@ pub(crate) fn advice(missing: &[Program]) -> String {
     )
 }
 
-/// Makes sure of real clients and servers, installing what is absent.
+/// Makes sure of programs, installing what is absent.
 ///
 /// # Errors
 ///
 /// When something is missing and cannot be installed.
-pub(crate) fn make_sure_of_real_programs(root: Root) -> Result<()> {
-    let absent = missing(&REAL);
+pub(crate) fn make_sure_of(programs: &[Program], root: Root) -> Result<()> {
+    let absent = missing(programs);
     if absent.is_empty() {
         return Ok(());
     }
@@ -115,7 +139,7 @@ pub(crate) fn make_sure_of_real_programs(root: Root) -> Result<()> {
 }
 
 /// A program on `PATH` or among those of the administrator, which not every user has on `PATH`.
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let administrator = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|directory| Path::new(directory).join(name));
     bpf::on_path(name).or_else(|| administrator.into_iter().find(|file| file.is_file()))
 }

@@ -10,8 +10,11 @@ mod cargo;
 mod check;
 mod debian;
 mod demo;
+mod fuzz;
+mod kernels;
 mod linker;
 mod privilege;
+mod python;
 mod run;
 mod setup;
 mod tally;
@@ -40,6 +43,8 @@ enum Command {
     Demo(demo::Options),
     /// Measures the data plane in nanoseconds per packet, as root
     Bench(bench::Options),
+    /// Looks for inputs that break the configuration's parser or the packet logic
+    Fuzz(fuzz::Options),
     /// Runs the agent: `xlb run`, as root
     Run(run::Options),
 }
@@ -62,6 +67,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test(options) => return test::run(&options),
         Command::Demo(options) => demo::run(&options)?,
         Command::Bench(options) => bench::run(&options)?,
+        Command::Fuzz(options) => fuzz::run(&options)?,
         Command::Run(options) => run::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -11,17 +11,20 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     cargo::{self, Workspace},
-    debian,
+    debian, kernels,
     privilege::{self, Root},
-    setup,
+    python, setup,
     tally::Tally,
 };
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Which layers; without any, all that need nothing from outside (all but `real`)
+    /// Which layers; without any, all that need nothing from outside (all but `real` and `kernels`)
     layers: Vec<Choice>,
+    /// Runs at full length what is cut short else: a million packets against the model of the data plane (`XLB_LONG`)
+    #[arg(long)]
+    long: bool,
     /// Passed on to the test programs: a filter, `--nocapture`
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -40,8 +43,10 @@ enum Choice {
     Lab,
     /// Client, gateway and backends in namespaces (root)
     Netns,
-    /// nginx, curl and iperf3 through the balancer (root); installs them when absent
+    /// nginx, curl, iperf3 and others through the balancer (root); installs them when absent
     Real,
+    /// The programs on Debian's kernels in virtual machines, beside IPVS (root); installs QEMU, fetches the kernels
+    Kernels,
     /// Every layer
     All,
 }
@@ -55,16 +60,18 @@ enum Layer {
     Lab,
     Netns,
     Real,
+    Kernels,
 }
 
 /// The layers in the order they run: what fails fastest comes first.
-const LAYERS: [Layer; 6] = [
+const LAYERS: [Layer; 7] = [
     Layer::Unit,
     Layer::Agent,
     Layer::Packet,
     Layer::Lab,
     Layer::Netns,
     Layer::Real,
+    Layer::Kernels,
 ];
 
 /// Runs the subcommand. The exit code is 1 when a test failed.
@@ -76,20 +83,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .any(|layer| layer.needs_root())
         .then(privilege::for_kernel)
         .transpose()?;
-    if let Some(root) = root.filter(|_| layers.contains(&Layer::Real)) {
-        debian::make_sure_of_real_programs(root)?;
+    if let Some(root) = root {
+        let needed = layers.iter().flat_map(|layer| layer.programs()).copied();
+        debian::make_sure_of(&needed.collect::<Vec<_>>(), root)?;
     }
 
     let workspace = Workspace::find()?;
     let mut sum = Tally::default();
     for layer in layers {
         eprintln!("== {} ==", layer.name());
-        match layer.commands(&workspace, root, &options.arguments) {
-            Ok(commands) => {
-                for command in commands {
-                    sum.add(count(command)?);
-                }
-            }
+        match layer.run(&workspace, root, options) {
+            Ok(tally) => sum.add(tally),
             Err(error) => {
                 eprintln!("error: layer {}: {error:#}", layer.name());
                 sum.failed += 1;
@@ -109,7 +113,7 @@ fn chosen(choices: &[Choice]) -> Vec<Layer> {
     let asked = |layer: &Layer| {
         choices.contains(&layer.choice())
             || choices.contains(&Choice::All)
-            || (choices.is_empty() && *layer != Layer::Real)
+            || (choices.is_empty() && layer.programs().is_empty())
     };
     LAYERS.into_iter().filter(asked).collect()
 }
@@ -123,6 +127,7 @@ impl Layer {
             Self::Lab => Choice::Lab,
             Self::Netns => Choice::Netns,
             Self::Real => Choice::Real,
+            Self::Kernels => Choice::Kernels,
         }
     }
 
@@ -135,6 +140,16 @@ impl Layer {
             Self::Lab => "lab",
             Self::Netns => "netns",
             Self::Real => "real",
+            Self::Kernels => "kernels",
+        }
+    }
+
+    /// What must be installed for it, beyond what every laboratory needs.
+    const fn programs(self) -> &'static [debian::Program] {
+        match self {
+            Self::Real => &debian::REAL,
+            Self::Kernels => &debian::KERNELS,
+            Self::Unit | Self::Agent | Self::Packet | Self::Lab | Self::Netns => &[],
         }
     }
 
@@ -142,8 +157,20 @@ impl Layer {
         !matches!(self, Self::Unit | Self::Agent)
     }
 
+    /// Builds, runs and counts this layer.
+    fn run(self, workspace: &Workspace, root: Option<Root>, options: &Options) -> Result<Tally> {
+        if self == Self::Kernels {
+            return kernels::test(workspace, root.context("no way to root")?, &options.arguments);
+        }
+        let mut sum = Tally::default();
+        for command in self.commands(workspace, root, options)? {
+            sum.add(count(command)?);
+        }
+        Ok(sum)
+    }
+
     /// The commands that run this layer, built as far as they must be before `sudo` takes over.
-    fn commands(self, workspace: &Workspace, root: Option<Root>, arguments: &[String]) -> Result<Vec<Command>> {
+    fn commands(self, workspace: &Workspace, root: Option<Root>, options: &Options) -> Result<Vec<Command>> {
         let selections: &[&[&str]] = match self {
             Self::Unit => &[
                 &["--package=lb-common", "--all-features"],
@@ -153,21 +180,25 @@ impl Layer {
                 &["--package=lb-tests", "--doc"],
             ],
             Self::Agent => &[&["--package=lb-userspace", "--test=*"]],
-            Self::Packet | Self::Lab | Self::Netns | Self::Real => {
+            Self::Packet | Self::Lab | Self::Netns | Self::Real | Self::Kernels => {
                 let root = root.context("no way to root")?;
-                return self.root_commands(workspace, root, arguments);
+                return self.root_commands(workspace, root, options);
             }
         };
         let command = |selection: &&[&str]| {
             let mut cargo = workspace.cargo("test");
-            cargo.arg("--no-fail-fast").args(*selection).arg("--").args(arguments);
+            cargo
+                .arg("--no-fail-fast")
+                .args(*selection)
+                .arg("--")
+                .args(&options.arguments);
             cargo
         };
         Ok(selections.iter().map(command).collect())
     }
 
     /// Builds the tests as this user, to be run as root.
-    fn root_commands(self, workspace: &Workspace, root: Root, arguments: &[String]) -> Result<Vec<Command>> {
+    fn root_commands(self, workspace: &Workspace, root: Root, options: &Options) -> Result<Vec<Command>> {
         let mut build = workspace.cargo("test");
         build.args(["--no-run", "--package=lb-tests", "--test", self.name()]);
         if self == Self::Lab {
@@ -179,12 +210,15 @@ impl Layer {
             Self::Packet => None,
             _ => Some(workspace.release_xlb()?),
         };
+        let python = (self == Self::Real).then(python::make_sure).transpose()?;
         let package = workspace.root.join("tests");
         let command = |executable: &PathBuf| {
             let mut variables: Vec<(&str, &Path)> = vec![("CARGO_MANIFEST_DIR", package.as_std_path())];
             variables.extend(binary.as_deref().map(|binary| ("XLB_BIN", binary)));
+            variables.extend(options.long.then_some(("XLB_LONG", Path::new("1"))));
+            variables.extend(python.as_deref().map(|python| ("XLB_PYTHON", python)));
             let mut command = root.command(executable, &variables);
-            command.args(arguments).current_dir(&package);
+            command.args(&options.arguments).current_dir(&package);
             command
         };
         Ok(executables.iter().map(command).collect())
@@ -228,6 +262,7 @@ mod tests {
     fn default_is_all_that_needs_nothing_from_outside() {
         assert_eq!(chosen(&[]), LAYERS[..5]);
         assert!(!chosen(&[]).contains(&Layer::Real));
+        assert!(!chosen(&[]).contains(&Layer::Kernels));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::cargo;
+use crate::{bpf, cargo};
 
 /// One such program.
 pub(crate) struct Tool<'a> {
@@ -23,6 +23,20 @@ pub(crate) struct Tool<'a> {
 }
 
 impl Tool<'_> {
+    /// Finds it, in `tools` or on `PATH`, or builds it into `tools`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not build.
+    pub(crate) fn find_or_install(&self, tools: &Path) -> Result<PathBuf> {
+        let installed = tools.join("bin").join(self.name);
+        match bpf::on_path(self.name) {
+            _ if installed.is_file() => Ok(installed),
+            Some(found) => Ok(found),
+            None => self.install(tools, |_| {}),
+        }
+    }
+
     /// Builds it into `tools`, over an older one, after `prepare` has had its way with the command.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! Which interfaces the packet path is attached to.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{Shared, lock};
 use crate::{
@@ -36,6 +38,9 @@ pub(super) fn extend(shared: &Shared, wanted: &[(Device, XdpMode)]) -> Result<()
             }
         }
     }
+    for (device, attached) in &done {
+        prepare_reinjection(shared, &mut dataplane, device, attached.mode);
+    }
     let mut interfaces: Vec<Interface> = done
         .iter()
         .map(|(device, attached)| Interface {
@@ -53,6 +58,18 @@ pub(super) fn extend(shared: &Shared, wanted: &[(Device, XdpMode)]) -> Result<()
     observed.interfaces = interfaces;
     observed.devices = wanted.to_vec();
     Ok(())
+}
+
+/// Makes ready for fragments that come before the first one of their packet. Without, they are lost, and everything else works.
+fn prepare_reinjection(shared: &Shared, dataplane: &mut AyaDataplane, device: &Device, mode: XdpMode) {
+    match dataplane.reinjection(device, mode) {
+        Ok(reinjection) => {
+            lock(&shared.reinjections).insert(device.ifindex, Arc::new(reinjection));
+        }
+        Err(error) => {
+            warn!(interface = device.name, %error, "fragments that come before the first one of their packet are lost here");
+        }
+    }
 }
 
 /// Takes back what was attached.
@@ -79,6 +96,7 @@ pub(super) async fn prune(shared: &Shared, wanted: &[(Device, XdpMode)]) -> Resu
         }
         let device = present.iter().find(|device| device.ifindex == ifindex);
         dataplane.detach(ifindex, device)?;
+        lock(&shared.reinjections).remove(&ifindex);
         let name = device.map_or("gone", |device| &device.name);
         info!(interface = name, ifindex, "packet path detached");
     }

@@ -1,16 +1,21 @@
 //! The two loops that keep the maps true: reconciling when something changed, sweeping the connection table.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
+use lb_common::verdict::DropReason;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, warn};
 
-use super::{Shared, host, lock};
+use super::{Shared, host, lock, warnings};
 use crate::{
-    describe::describe,
+    dataplane::Dataplane as _,
+    describe::{backend_address, describe},
     expiry,
-    netlink::Ways,
+    model::Model,
     reconciler::{self, Desired},
 };
 
@@ -23,21 +28,22 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// From one sweep to the next. Timeouts are exact to this.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reconciles whenever configuration, health or a way changed, and again after a failure.
+/// Reconciles whenever configuration, health or the network changed, and again after a failure.
 pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
     let mut state = shared.store.subscribe();
-    let mut ways = shared.ways.clone();
+    let mut network = shared.network.clone();
     let mut pause = RETRY.0;
     loop {
         let failed = lock(&shared.observed).problem.is_some();
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
-            changed = ways.changed() => if changed.is_err() { return },
+            changed = network.changed() => if changed.is_err() { return },
+            () = shared.released.notified() => {}
             () = sleep(pause), if failed => pause = (pause * 2).min(RETRY.1),
         }
         sleep(SETTLE).await;
         state.mark_unchanged();
-        ways.mark_unchanged();
+        network.mark_unchanged();
         match reconcile(&shared).await {
             Ok(()) => pause = RETRY.0,
             Err(error) => error!(
@@ -51,12 +57,12 @@ pub(super) async fn keep_reconciled(shared: Arc<Shared>) {
 /// Makes the maps say what configuration, health and ways ask for.
 pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
     let model = Arc::clone(shared.store.state().model());
-    let host_ports = host::ports_of_own_sockets(&model.snat).await;
+    let host_ports = host::ports_of_own_sockets(&model).await;
     let worker = Arc::clone(shared);
     let result = tokio::task::spawn_blocking(move || {
         let mut dataplane = lock(&worker.dataplane);
         // Not before: who waited for the data plane must not write what was desired before the other one's write.
-        let desired = Desired::new(&worker.store.state(), &worker.ways.borrow(), host_ports);
+        let desired = Desired::new(&worker.store.state(), &worker.network.borrow(), host_ports);
         reconciler::reconcile(&mut *dataplane, &desired)
     })
     .await?;
@@ -72,6 +78,8 @@ pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
             });
             observed.problem = None;
             observed.report = report;
+            drop(observed);
+            warn_of_routers(shared, &model);
             Ok(())
         }
         Err(error) => {
@@ -79,6 +87,17 @@ pub(super) async fn reconcile(shared: &Arc<Shared>) -> Result<()> {
             Err(error.into())
         }
     }
+}
+
+/// Says which backends of `dsr` services are behind a router, each once.
+fn warn_of_routers(shared: &Shared, model: &Model) {
+    let now = warnings::behind_routers(model, &shared.network.borrow().ways);
+    let mut observed = lock(&shared.observed);
+    for (service, backend) in now.difference(&observed.behind_routers) {
+        let backend = backend_address(*backend);
+        warn!(service = &**service, backend, "{}", warnings::BEHIND_A_ROUTER);
+    }
+    observed.behind_routers = now;
 }
 
 /// Sweeps the connection table at regular intervals, and frees the ids of removed backends that no connection names.
@@ -107,13 +126,26 @@ fn sweep(shared: &Shared) -> Result<()> {
     if !sweep.unreferenced.is_empty() {
         let desired = Desired::new(
             &shared.store.state(),
-            &Ways::default(),
+            &shared.network.borrow(),
             lb_common::settings::PortRange::EMPTY,
         );
         let released = reconciler::release(&mut *dataplane, &desired, &sweep.unreferenced)?;
         debug!(released, "ids of removed backends are free again");
+        if released > 0 {
+            // Their addresses have lost a role.
+            shared.released.notify_one();
+        }
     }
+    let verdicts = dataplane.verdicts()?;
     drop(dataplane);
-    lock(&shared.observed).sweep = sweep;
+    let mut observed = lock(&shared.observed);
+    observed.sweep = sweep;
+    let exhausted = verdicts.get(DropReason::PortsExhausted as usize);
+    let warning = observed
+        .exhaustion
+        .record(exhausted.copied().unwrap_or_default(), Instant::now(), &model);
+    if let Some(warning) = warning {
+        warn!("{warning}");
+    }
     Ok(())
 }

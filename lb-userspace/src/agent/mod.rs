@@ -7,12 +7,14 @@
 
 mod attachments;
 mod control;
+mod fragments;
 mod host;
 mod report;
+mod warnings;
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -21,12 +23,13 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::{error, info, warn};
 
+use self::{fragments::Reinjections, warnings::Exhaustion};
 use crate::{
     api::{
         server::Socket,
@@ -41,12 +44,15 @@ use crate::{
     expiry::Sweep,
     health,
     model::{Model, XdpMode, store::Store},
-    netlink::{self, Ways},
+    netlink::{self, Network},
     reconciler::{self, Report},
 };
 
 /// Pause before routes and neighbours are followed again after netlink failed.
 const NETLINK_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a start waits for what netlink says of this host. It says so at once, if it does at all.
+const NETLINK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the parts of a running agent share.
 struct Shared {
@@ -56,8 +62,11 @@ struct Shared {
     store: Arc<Store>,
     /// The addresses whose ways must be known.
     targets: watch::Sender<BTreeSet<IpAddr>>,
-    ways: watch::Receiver<Ways>,
+    network: watch::Receiver<Network>,
+    /// Notified when the maps should be reconciled though nothing that is watched has changed.
+    released: Notify,
     dataplane: Mutex<AyaDataplane>,
+    reinjections: Mutex<Reinjections>,
     observed: Mutex<Observed>,
     /// Two agents on the same maps would undo each other's work.
     _pins_lock: PinsLock,
@@ -73,6 +82,9 @@ struct Observed {
     devices: Vec<(Device, XdpMode)>,
     last_reload: Option<Reload>,
     problem: Option<String>,
+    exhaustion: Exhaustion,
+    /// Backends of `dsr` services that the log told of as being behind a router.
+    behind_routers: BTreeSet<(Arc<str>, SocketAddr)>,
 }
 
 /// Locks a mutex whose content is valid at every moment, so that a panic elsewhere is no reason to stop.
@@ -125,7 +137,7 @@ pub async fn run(config: &Path, pins: &Path) -> Result<()> {
 async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)> {
     let Loaded { model, warnings } = config::load(config)?;
     log_warnings(config, &warnings);
-    host::warn_of_shared_ports(&model.snat).await;
+    host::warn_of_shared_ports(&model).await;
     let devices = host::devices(&model).await?;
     let socket = Socket::bind(&model.socket).await?;
 
@@ -135,7 +147,7 @@ async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)>
         max_connections: model.connections.max,
         max_half_open: model.connections.half_open_max,
     };
-    let dataplane = match AyaDataplane::open(pins.clone(), options) {
+    let mut dataplane = match AyaDataplane::open(pins.clone(), options) {
         Ok(dataplane) => dataplane,
         Err(error) => {
             if pins.is_new() {
@@ -145,6 +157,7 @@ async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)>
         }
     };
     let adopted = dataplane.is_adopted();
+    let (held, notes) = dataplane.take_fragments()?;
     info!(version = env!("CARGO_PKG_VERSION"), pins = %directory.display(), adopted, "data plane loaded");
 
     let model = Arc::new(model);
@@ -153,19 +166,23 @@ async fn start(config: &Path, directory: &Path) -> Result<(Arc<Shared>, Socket)>
         store.adopt(&service, backend, status);
     }
     let targets = watch::Sender::new(host::targets(&model, &Report::default()));
-    let ways = watch::Sender::new(Ways::default());
+    let network = watch::Sender::new(Network::default());
     let shared = Arc::new(Shared {
         config: config.to_owned(),
         started: Instant::now(),
         adopted,
         store,
         targets,
-        ways: ways.subscribe(),
+        network: network.subscribe(),
+        released: Notify::new(),
         dataplane: Mutex::new(dataplane),
+        reinjections: Mutex::default(),
         observed: Mutex::default(),
         _pins_lock: pins_lock,
     });
-    tokio::spawn(follow_ways(shared.targets.subscribe(), ways));
+    tokio::spawn(follow_network(shared.targets.subscribe(), network));
+    tokio::spawn(fragments::run(held, notes, Arc::clone(&shared)));
+    wait_for_network(&shared).await;
 
     if let Err(error) = put_in_force(&shared, &devices).await {
         if !adopted {
@@ -198,9 +215,19 @@ fn remove_what_was_made(pins: Pins, devices: &[Device]) {
     }
 }
 
-/// Keeps the ways to the backends known from here on.
-async fn follow_ways(targets: watch::Receiver<BTreeSet<IpAddr>>, ways: watch::Sender<Ways>) {
-    while let Err(error) = netlink::run(targets.clone(), ways.clone()).await {
+/// Waits until interfaces and ways are known, so that the first packet already finds them in the maps. Without, the program does
+/// what it can: it asks the routing table.
+async fn wait_for_network(shared: &Shared) {
+    let mut network = shared.network.clone();
+    let known = network.wait_for(|network| network.host.is_some());
+    if timeout(NETLINK_PATIENCE, known).await.is_err() {
+        warn!("nothing is known of this host's interfaces and routes yet, starting without");
+    }
+}
+
+/// Keeps the ways to the backends, and this host's interfaces, known from here on.
+async fn follow_network(targets: watch::Receiver<BTreeSet<IpAddr>>, network: watch::Sender<Network>) {
+    while let Err(error) = netlink::run(targets.clone(), network.clone()).await {
         error!(%error, "routes and neighbours are not followed, trying again");
         sleep(NETLINK_PAUSE).await;
     }
@@ -231,7 +258,7 @@ async fn reload(shared: &Arc<Shared>) {
 async fn try_reload(shared: &Arc<Shared>) -> Result<()> {
     let Loaded { model, warnings } = config::load(&shared.config)?;
     log_warnings(&shared.config, &warnings);
-    host::warn_of_shared_ports(&model.snat).await;
+    host::warn_of_shared_ports(&model).await;
     let devices = host::devices(&model).await?;
     let former = lock(&shared.observed).devices.clone();
     let before = shared.store.state().clone();

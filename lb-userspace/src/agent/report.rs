@@ -13,17 +13,18 @@ use lb_common::{
 };
 use tracing::error;
 
-use super::{Observed, Shared, lock};
+use super::{Observed, Shared, lock, warnings};
 use crate::{
     api::{
         server::{Socket, Source},
         status::{Agent, Backend, Connections, Service, Status, Verdict},
     },
     dataplane::{BackendId, Dataplane as _, DataplaneError, aya::AyaDataplane},
+    describe::backend_address,
     expiry::Live,
     health::threshold,
     model::{self, store::State},
-    netlink::Ways,
+    netlink::{Way, Ways},
     reconciler::ServiceIds,
 };
 
@@ -42,7 +43,7 @@ impl Source for Shared {
 
 fn status(shared: &Shared) -> Result<Status, DataplaneError> {
     let state = shared.store.state().clone();
-    let ways = shared.ways.borrow().clone();
+    let ways = shared.network.borrow().ways.clone();
     let dataplane = lock(&shared.dataplane);
     let observed = lock(&shared.observed);
     let services = state.model().services.iter();
@@ -66,6 +67,7 @@ fn agent(shared: &Shared, observed: &Observed) -> Agent {
         adopted: shared.adopted,
         last_reload: observed.last_reload.clone(),
         problem: observed.problem.clone(),
+        warnings: observed.exhaustion.text().map(str::to_owned).into_iter().collect(),
     }
 }
 
@@ -112,6 +114,7 @@ fn service(
         forwarding: match service.forwarding {
             Forwarding::Nat => "nat",
             Forwarding::FullNat => "full_nat",
+            Forwarding::Dsr => "dsr",
         }
         .to_owned(),
         scheduler: match service.scheduler {
@@ -156,7 +159,7 @@ fn backend(
         .filter(|((_, live), _)| Some(*live) == id)
         .map(|(_, live)| live);
     Ok(Backend {
-        address: backend.address,
+        address: backend_address(backend.address),
         weight: backend.weight,
         state: if backend.weight == 0 { "drain" } else { "enabled" }.to_owned(),
         health: match health.map(|health| health.tally.status()) {
@@ -170,8 +173,7 @@ fn backend(
         last_failure: health.and_then(|health| health.last_failure.as_deref().map(str::to_owned)),
         unreachable: ways
             .get(&backend.address.ip())
-            .and_then(|way| way.problem.as_ref())
-            .map(ToString::to_string),
+            .and_then(|way| unreachable(service, way)),
         takes_connections,
         connections: live.map(|live| live.half_open + live.established).sum(),
         traffic: match id {
@@ -179,6 +181,14 @@ fn backend(
             None => crate::api::status::Traffic::default(),
         },
     })
+}
+
+/// Why packets can't reach a backend of this service, if so.
+fn unreachable(service: &model::Service, way: &Way) -> Option<String> {
+    match &way.problem {
+        None if warnings::is_behind_a_router(service, &way.resolved) => Some(warnings::BEHIND_A_ROUTER.to_owned()),
+        problem => problem.as_ref().map(ToString::to_string),
+    }
 }
 
 fn seconds(time: SystemTime) -> u64 {

@@ -1,7 +1,5 @@
 //! The agent's state as others see it. Field names are stable: scripts hold on to them.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 /// Everything `xlb status` shows.
@@ -36,6 +34,9 @@ pub struct Agent {
     pub last_reload: Option<Reload>,
     /// Why the data plane is not what the configuration asks for; `null` when it is.
     pub problem: Option<String>,
+    /// What an operator should act upon though traffic flows.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// Result of a reload.
@@ -58,7 +59,7 @@ pub struct Interface {
     pub xdp_mode: crate::model::XdpMode,
 }
 
-/// The connection table, as of the latest sweep.
+/// The connection tables of both IP families together, as of the latest sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Confirmed by both sides.
@@ -67,7 +68,7 @@ pub struct Connections {
     pub half_open: u64,
     /// Closed or reset, kept for late packets.
     pub closing: u64,
-    /// Established connections that are configured to fit.
+    /// Established connections that are configured to fit, of each IP family.
     pub max: u32,
     /// Half-open connections that are allowed.
     pub half_open_max: u32,
@@ -78,9 +79,9 @@ pub struct Connections {
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// What clients dial, as `tcp 203.0.113.10:80`.
+    /// What clients dial, as `tcp 203.0.113.10:80`, `udp [2001:db8::10]:8000-8099` or `tcp 203.0.113.10:*`.
     pub listeners: Vec<String>,
-    /// `nat` or `full_nat`.
+    /// `nat`, `full_nat` or `dsr`.
     pub forwarding: String,
     /// How a new connection is given a backend.
     pub scheduler: String,
@@ -95,8 +96,8 @@ pub struct Service {
 /// A backend of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Backend {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens, as the configuration writes it: without a port when it has the one that the client dialled.
+    pub address: String,
     /// Its share of new connections relative to the others.
     pub weight: u16,
     /// `enabled`, or `drain` at weight 0.

@@ -54,6 +54,9 @@ fn write_status(text: &mut String, status: &Status, now: SystemTime) -> std::fmt
     if let Some(problem) = &agent.problem {
         writeln!(text, "PROBLEM: {problem}")?;
     }
+    for warning in &agent.warnings {
+        writeln!(text, "WARNING: {warning}")?;
+    }
     for interface in &status.interfaces {
         let mode = match interface.xdp_mode {
             crate::model::XdpMode::Generic => "generic",
@@ -101,7 +104,7 @@ fn write_service(text: &mut String, service: &Service, now: SystemTime) -> std::
     }
     for backend in &service.backends {
         table.add_row([
-            backend.address.to_string(),
+            backend.address.clone(),
             backend.weight.to_string(),
             backend.state.clone(),
             backend.health.clone(),

@@ -1,14 +1,44 @@
 //! Addresses with ports, as listeners and backends have them, and prefixes.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::{fmt, net::IpAddr, ops::RangeInclusive};
 
-use lb_common::{Address as _, address::V4};
+use lb_common::{
+    Address as _,
+    address::{V4, V6},
+};
 
 use super::{
     error::Invalid,
     shape::Scalar,
     values::{self, Parsed},
 };
+
+/// An IP family. A service has one, since no packet changes it on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(super) const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
 
 /// An address with its ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +60,15 @@ pub(super) enum Ports {
     Any,
 }
 
-/// `203.0.113.10:80`, `[2001:db8::10]:443`, with a range of ports or `*`, or without a port.
+/// `203.0.113.10:80`, `[2001:db8::10]:443`, with a range of ports or `*`; without a port also `2001:db8::10`.
 pub(super) fn endpoint(value: &Scalar) -> Parsed<Endpoint> {
     const EXPECTED: &str = "expected address:port, like 10.0.0.1:80 or \"[2001:db8::10]:80\"";
     let text = values::text(value).map_err(|_| Invalid::new(format!("{value} is not an address"), EXPECTED))?;
+    // All of `2001:db8::10:443` is an address: only brackets tell a port from its last group.
+    if let Ok(ip) = text.parse() {
+        let ports = Ports::Unspecified;
+        return Ok(Endpoint { ip, ports });
+    }
     if text.matches(':').count() > 1 && !text.starts_with('[') {
         let remedy = "write IPv6 addresses in brackets and quotes, like \"[2001:db8::10]:443\"";
         return Err(Invalid::new(format!("{value} has more than one colon"), remedy));
@@ -125,41 +160,62 @@ pub(super) fn host_name(value: &Scalar) -> Parsed<()> {
     ))
 }
 
-/// Accepts what can be the address of one host: no loopback, multicast or broadcast, nor "this network".
+/// An endpoint as the file would have it.
+pub(super) fn show_endpoint(ip: IpAddr, ports: impl fmt::Display) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("{ip}:{ports}"),
+        IpAddr::V6(ip) => format!("\"[{ip}]:{ports}\""),
+    }
+}
+
+/// Accepts what can be the address of one host: no loopback, multicast or broadcast, nor "this network", nor what is an address on
+/// one link of a host only.
 pub(super) fn unicast(ip: IpAddr) -> Parsed<IpAddr> {
     let valid = match ip {
         IpAddr::V4(v4) => V4::from(v4).is_valid_source(),
-        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_loopback() && !v6.is_multicast(),
+        IpAddr::V6(v6) => V6::from(v6).is_valid_source() && v6.to_ipv4_mapped().is_none(),
     };
     if valid {
         return Ok(ip);
     }
-    let kind = if ip.is_unspecified() {
+    Err(Invalid::new(
+        format!("{ip} is {}", kind(ip)),
+        "expected the unicast address of a host, like 10.0.0.1 or 2001:db8::1",
+    ))
+}
+
+/// Accepts what clients anywhere can dial: unicast, and not confined to a link (RFC 3927, section 2.7).
+pub(super) fn vip(ip: IpAddr) -> Parsed<IpAddr> {
+    match unicast(ip)? {
+        IpAddr::V4(v4) if v4.is_link_local() => Err(Invalid::new(
+            format!("{ip} is {}", kind(ip)),
+            "expected an address that routers forward to, like 203.0.113.10",
+        )),
+        ip => Ok(ip),
+    }
+}
+
+/// What an address is that was refused.
+const fn kind(ip: IpAddr) -> &'static str {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if ip.is_unspecified() {
         "the unspecified address"
     } else if ip.is_loopback() {
         "a loopback address"
     } else if ip.is_multicast() {
         "a multicast address"
+    } else if link_local {
+        "a link-local address"
     } else if matches!(ip, IpAddr::V4(v4) if v4.is_broadcast()) {
         "the broadcast address"
+    } else if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        "an IPv4 address in the form of an IPv6 one"
     } else {
         "a reserved address"
-    };
-    Err(Invalid::new(
-        format!("{ip} is {kind}"),
-        "expected the unicast address of a host, like 10.0.0.1",
-    ))
-}
-
-/// Accepts IPv4 addresses, all that the program handles so far.
-pub(super) fn supported_family(ip: IpAddr) -> Parsed<IpAddr> {
-    if ip.is_ipv4() {
-        return Ok(ip);
     }
-    Err(Invalid::new(
-        format!("{ip}: IPv6 is not supported yet"),
-        "expected an IPv4 address, like 10.0.0.1",
-    ))
 }
 
 #[cfg(test)]
@@ -183,6 +239,12 @@ mod tests {
         assert_eq!(parse("[2001:db8::10]:443"), parsed("2001:db8::10", Ports::One(443)));
         assert_eq!(parse("203.0.113.10"), parsed("203.0.113.10", Ports::Unspecified));
         assert_eq!(parse("[2001:db8::10]"), parsed("2001:db8::10", Ports::Unspecified));
+        assert_eq!(parse("2001:db8::10"), parsed("2001:db8::10", Ports::Unspecified));
+        assert_eq!(parse("[2001:db8::10]:*"), parsed("2001:db8::10", Ports::Any));
+        assert_eq!(
+            parse("[2001:db8::10]:1-65535"),
+            parsed("2001:db8::10", Ports::Range(1..=65_535))
+        );
         assert_eq!(parse("203.0.113.10:*"), parsed("203.0.113.10", Ports::Any));
         assert_eq!(
             parse("203.0.113.10:8000-8099"),
@@ -193,7 +255,11 @@ mod tests {
     #[test]
     fn malformed_endpoints_say_what_is_wrong() {
         for (text, message) in [
-            ("2001:db8::10:443", "more than one colon"),
+            ("2001:db8::10:8443-8444", "more than one colon"),
+            ("2001:db8::10:*", "more than one colon"),
+            ("[2001:db8::10]80", "is not a whole number"),
+            ("[2001:db8::10", "is not an IP address"),
+            ("[fe80::1%eth0]:80", "is not an IP address"),
             ("203.0.113.10:80:90", "more than one colon"),
             ("203.0.113.10:0", "out of range"),
             ("203.0.113.10:65536", "out of range"),
@@ -226,12 +292,25 @@ mod tests {
             ("::", "unspecified"),
             ("::1", "loopback"),
             ("ff02::1", "multicast"),
+            ("fe80::1", "link-local"),
+            ("::ffff:10.0.0.1", "IPv4 address in the form"),
         ] {
             let invalid = unicast(text.parse().unwrap()).expect_err(text);
             assert!(invalid.message.contains(kind), "{text}: {invalid:?}");
         }
-        for text in ["10.0.0.1", "192.0.2.1", "2001:db8::1"] {
+        for text in ["10.0.0.1", "192.0.2.1", "169.254.169.253", "2001:db8::1", "fd00::1"] {
             assert!(unicast(text.parse().unwrap()).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn vips_are_not_confined_to_a_link() {
+        for text in ["169.254.0.1", "fe80::1"] {
+            let invalid = vip(text.parse().unwrap()).expect_err(text);
+            assert!(invalid.message.contains("link-local"), "{text}: {invalid:?}");
+        }
+        for text in ["203.0.113.10", "2001:db8::10"] {
+            assert!(vip(text.parse().unwrap()).is_ok(), "{text}");
         }
     }
 

@@ -2,35 +2,31 @@
 
 #![forbid(unsafe_code)]
 
+mod shown;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::{self, Display, Write as _},
+    fmt::Write as _,
     net::IpAddr,
 };
 
 use lb_common::{
-    backend::{MacAddress, NextHop},
-    connection::Direction,
-    counters::Traffic,
-    limits::MAX_REASONS,
-    service::{Forwarding, Scheduler, Service},
-    settings::{PortRange, Settings},
+    counters::Traffic, interface::Interface, limits::MAX_REASONS, role::Roles, service::Service, settings::Settings,
 };
 
-use super::{BackendEntry, BackendId, ConnectionEntry, Dataplane, Result, ServiceId, Tuple};
-use crate::model::Listener;
-
-/// Slot tables up to this length are printed slot by slot, longer ones as the number of slots of each backend.
-const SLOTS_IN_FULL: usize = 24;
+use self::shown::Shown;
+use super::{BackendEntry, BackendId, ConnectionEntry, Dataplane, Family, ListenerEntry, Result, ServiceId, Tuple};
 
 /// All maps of the data plane, in memory.
 #[derive(Clone, Debug, Default)]
 pub struct FakeDataplane {
-    listeners: BTreeMap<Listener, ServiceId>,
+    listeners: BTreeMap<ListenerEntry, ServiceId>,
     services: BTreeMap<ServiceId, Service>,
     slots: BTreeMap<ServiceId, Vec<BackendId>>,
     backends: BTreeMap<BackendId, BackendEntry>,
-    snat_addresses: Vec<IpAddr>,
+    snat_addresses: BTreeMap<Family, Vec<IpAddr>>,
+    roles: BTreeMap<IpAddr, Roles>,
+    interfaces: BTreeMap<u32, Interface>,
     settings: Option<Settings>,
     connections: BTreeMap<Tuple, ConnectionEntry>,
     arrivals: Vec<ConnectionEntry>,
@@ -102,9 +98,19 @@ impl FakeDataplane {
         if let Some(settings) = &self.settings {
             lines.push(format!("settings {}", Shown(settings)));
         }
-        if !self.snat_addresses.is_empty() {
-            lines.push(format!("snat {}", Shown(&self.snat_addresses[..])));
+        for addresses in self.snat_addresses.values().filter(|addresses| !addresses.is_empty()) {
+            lines.push(format!("snat {}", Shown(&addresses[..])));
         }
+        lines.extend(
+            self.interfaces
+                .iter()
+                .map(|(ifindex, interface)| format!("interface {ifindex} {}", Shown(interface))),
+        );
+        lines.extend(
+            self.roles
+                .iter()
+                .map(|(address, roles)| format!("address {address} {}", Shown(roles))),
+        );
         lines.extend(
             self.listeners
                 .iter()
@@ -135,17 +141,17 @@ impl FakeDataplane {
 }
 
 impl Dataplane for FakeDataplane {
-    fn listeners(&self) -> Result<Vec<(Listener, ServiceId)>> {
+    fn listeners(&self) -> Result<Vec<(ListenerEntry, ServiceId)>> {
         Ok(self.listeners.iter().map(|(listener, id)| (*listener, *id)).collect())
     }
 
-    fn set_listener(&mut self, listener: Listener, service: ServiceId) -> Result<()> {
+    fn set_listener(&mut self, listener: ListenerEntry, service: ServiceId) -> Result<()> {
         self.note(format!("set listener {listener} -> service {}", service.0));
         self.listeners.insert(listener, service);
         Ok(())
     }
 
-    fn remove_listener(&mut self, listener: Listener) -> Result<()> {
+    fn remove_listener(&mut self, listener: ListenerEntry) -> Result<()> {
         self.note(format!("remove listener {listener}"));
         self.listeners.remove(&listener);
         Ok(())
@@ -194,13 +200,49 @@ impl Dataplane for FakeDataplane {
         Ok(())
     }
 
-    fn snat_addresses(&self) -> Result<Vec<IpAddr>> {
-        Ok(self.snat_addresses.clone())
+    fn snat_addresses(&self, family: Family) -> Result<Vec<IpAddr>> {
+        Ok(self.snat_addresses.get(&family).cloned().unwrap_or_default())
     }
 
-    fn set_snat_addresses(&mut self, addresses: &[IpAddr]) -> Result<()> {
-        self.note(format!("set snat {}", Shown(addresses)));
-        self.snat_addresses = addresses.to_vec();
+    fn set_snat_addresses(&mut self, family: Family, addresses: &[IpAddr]) -> Result<()> {
+        self.note(format!("set {} snat {}", Shown(&family), Shown(addresses)));
+        self.snat_addresses.insert(family, addresses.to_vec());
+        Ok(())
+    }
+
+    fn roles(&self) -> Result<Vec<(IpAddr, Roles)>> {
+        Ok(self.roles.iter().map(|(address, roles)| (*address, *roles)).collect())
+    }
+
+    fn set_roles(&mut self, address: IpAddr, roles: Roles) -> Result<()> {
+        self.note(format!("set address {address} {}", Shown(&roles)));
+        self.roles.insert(address, roles);
+        Ok(())
+    }
+
+    fn remove_roles(&mut self, address: IpAddr) -> Result<()> {
+        self.note(format!("remove address {address}"));
+        self.roles.remove(&address);
+        Ok(())
+    }
+
+    fn interfaces(&self) -> Result<Vec<(u32, Interface)>> {
+        Ok(self
+            .interfaces
+            .iter()
+            .map(|(ifindex, interface)| (*ifindex, *interface))
+            .collect())
+    }
+
+    fn set_interface(&mut self, ifindex: u32, interface: Interface) -> Result<()> {
+        self.note(format!("set interface {ifindex} {}", Shown(&interface)));
+        self.interfaces.insert(ifindex, interface);
+        Ok(())
+    }
+
+    fn remove_interface(&mut self, ifindex: u32) -> Result<()> {
+        self.note(format!("remove interface {ifindex}"));
+        self.interfaces.remove(&ifindex);
         Ok(())
     }
 
@@ -250,160 +292,5 @@ impl Dataplane for FakeDataplane {
 
     fn backend_traffic(&self, id: BackendId) -> Result<Traffic> {
         Ok(self.backend_traffic.get(&id).copied().unwrap_or_default())
-    }
-}
-
-/// A map value as a line of the log and of the dump shows it.
-struct Shown<'a, T: ?Sized>(&'a T);
-
-impl Display for Shown<'_, Settings> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings {
-            layout,
-            hash_seed,
-            half_open_max,
-            snat_addresses,
-            snat_ports,
-            host_ports,
-        } = self.0;
-        write!(
-            f,
-            "layout={layout} hash_seed={hash_seed} half_open_max={half_open_max} snat_addresses={snat_addresses} \
-             snat_ports={} host_ports={}",
-            Shown(snat_ports),
-            Shown(host_ports)
-        )
-    }
-}
-
-impl Display for Shown<'_, PortRange> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.len() {
-            0 => f.write_str("none"),
-            _ => write!(f, "{}-{}", self.0.first, self.0.last),
-        }
-    }
-}
-
-impl Display for Shown<'_, [IpAddr]> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses: Vec<String> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&if addresses.is_empty() {
-            "none".to_owned()
-        } else {
-            addresses.join(" ")
-        })
-    }
-}
-
-impl Display for Shown<'_, Service> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Service {
-            scheduler, forwarding, ..
-        } = *self.0;
-        let scheduler = [
-            (Scheduler::RoundRobin, "round_robin"),
-            (Scheduler::Random, "random"),
-            (Scheduler::SourceHash, "source_hash"),
-            (Scheduler::Maglev, "maglev"),
-        ]
-        .into_iter()
-        .find_map(|(known, name)| (known as u8 == scheduler).then_some(name));
-        let forwarding = [(Forwarding::Nat, "nat"), (Forwarding::FullNat, "full_nat")]
-            .into_iter()
-            .find_map(|(known, name)| (known as u8 == forwarding).then_some(name));
-        write!(
-            f,
-            "{} {}",
-            scheduler.unwrap_or("scheduler?"),
-            forwarding.unwrap_or("forwarding?")
-        )
-    }
-}
-
-impl Display for Shown<'_, [BackendId]> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("none");
-        }
-        if self.0.len() <= SLOTS_IN_FULL {
-            let ids: Vec<String> = self.0.iter().map(|id| id.0.to_string()).collect();
-            return f.write_str(&ids.join(" "));
-        }
-        let mut counts: BTreeMap<BackendId, usize> = BTreeMap::new();
-        for id in self.0 {
-            *counts.entry(*id).or_default() += 1;
-        }
-        write!(f, "{} in all", self.0.len())?;
-        for (id, count) in counts {
-            write!(f, ", {count} of {}", id.0)?;
-        }
-        Ok(())
-    }
-}
-
-impl Display for Shown<'_, BackendEntry> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BackendEntry {
-            service,
-            address,
-            alive,
-            next_hop,
-            mtu,
-            source,
-        } = self.0;
-        let alive = if *alive { "alive" } else { "dead" };
-        write!(f, "service {} {address} {alive} {}", service.0, Shown(next_hop))?;
-        if *mtu != 0 {
-            write!(f, " mtu {mtu}")?;
-        }
-        if !source.is_unspecified() {
-            write!(f, " source {source}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Display for Shown<'_, NextHop> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.0.is_known() {
-            return f.write_str("unresolved");
-        }
-        write!(
-            f,
-            "via {} {} from {}",
-            self.0.ifindex,
-            Shown(&self.0.destination),
-            Shown(&self.0.source)
-        )
-    }
-}
-
-impl Display for Shown<'_, MacAddress> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes: Vec<String> = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        f.write_str(&bytes.join(":"))
-    }
-}
-
-impl Display for Shown<'_, Tuple> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} > {}", self.0.protocol, self.0.source, self.0.destination)
-    }
-}
-
-impl Display for Shown<'_, ConnectionEntry> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let direction = match self.0.direction {
-            Direction::Forward => "forward",
-            Direction::Reply => "reply",
-        };
-        write!(
-            f,
-            "connection {} {direction} service {} backend {}",
-            Shown(&self.0.key),
-            self.0.service.0,
-            self.0.backend.0
-        )
     }
 }

@@ -4,11 +4,13 @@
 
 use std::net::IpAddr;
 
-use lb_common::{counters::Traffic, service::Service, settings::Settings};
+use lb_common::{counters::Traffic, interface::Interface, role::Roles, service::Service, settings::Settings};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::{BackendEntry, BackendId, ConnectionEntry, Dataplane, DataplaneError, Result, ServiceId, Tuple};
-use crate::model::Listener;
+use super::{
+    BackendEntry, BackendId, ConnectionEntry, Dataplane, DataplaneError, Family, ListenerEntry, Result, ServiceId,
+    Tuple,
+};
 
 /// Passes everything on to another data plane, but for the writes that are to fail: those change nothing.
 #[derive(Debug)]
@@ -85,15 +87,15 @@ impl<D: Dataplane> FaultyDataplane<D> {
 }
 
 impl<D: Dataplane> Dataplane for FaultyDataplane<D> {
-    fn listeners(&self) -> Result<Vec<(Listener, ServiceId)>> {
+    fn listeners(&self) -> Result<Vec<(ListenerEntry, ServiceId)>> {
         self.inner.listeners()
     }
 
-    fn set_listener(&mut self, listener: Listener, service: ServiceId) -> Result<()> {
+    fn set_listener(&mut self, listener: ListenerEntry, service: ServiceId) -> Result<()> {
         self.write("set a listener")?.set_listener(listener, service)
     }
 
-    fn remove_listener(&mut self, listener: Listener) -> Result<()> {
+    fn remove_listener(&mut self, listener: ListenerEntry) -> Result<()> {
         self.write("remove a listener")?.remove_listener(listener)
     }
 
@@ -129,12 +131,36 @@ impl<D: Dataplane> Dataplane for FaultyDataplane<D> {
         self.write("remove a backend")?.remove_backend(id)
     }
 
-    fn snat_addresses(&self) -> Result<Vec<IpAddr>> {
-        self.inner.snat_addresses()
+    fn snat_addresses(&self, family: Family) -> Result<Vec<IpAddr>> {
+        self.inner.snat_addresses(family)
     }
 
-    fn set_snat_addresses(&mut self, addresses: &[IpAddr]) -> Result<()> {
-        self.write("set snat addresses")?.set_snat_addresses(addresses)
+    fn set_snat_addresses(&mut self, family: Family, addresses: &[IpAddr]) -> Result<()> {
+        self.write("set snat addresses")?.set_snat_addresses(family, addresses)
+    }
+
+    fn roles(&self) -> Result<Vec<(IpAddr, Roles)>> {
+        self.inner.roles()
+    }
+
+    fn set_roles(&mut self, address: IpAddr, roles: Roles) -> Result<()> {
+        self.write("set roles")?.set_roles(address, roles)
+    }
+
+    fn remove_roles(&mut self, address: IpAddr) -> Result<()> {
+        self.write("remove roles")?.remove_roles(address)
+    }
+
+    fn interfaces(&self) -> Result<Vec<(u32, Interface)>> {
+        self.inner.interfaces()
+    }
+
+    fn set_interface(&mut self, ifindex: u32, interface: Interface) -> Result<()> {
+        self.write("set an interface")?.set_interface(ifindex, interface)
+    }
+
+    fn remove_interface(&mut self, ifindex: u32) -> Result<()> {
+        self.write("remove an interface")?.remove_interface(ifindex)
     }
 
     fn settings(&self) -> Result<Option<Settings>> {

@@ -7,6 +7,7 @@
 pub mod aya;
 pub mod fake;
 pub mod faulty;
+mod listener;
 pub mod pins;
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,11 +16,36 @@ use lb_common::{
     backend::NextHop,
     connection::{Direction, Seen},
     counters::Traffic,
+    interface::Interface,
+    role::Roles,
     service::Service,
     settings::Settings,
 };
 
-use crate::model::{Listener, Protocol};
+pub use self::listener::ListenerEntry;
+use crate::model::Protocol;
+
+/// An IP family. Maps that hold addresses exist once for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// That of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
 
 /// Number of a service in the maps, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -36,16 +62,16 @@ pub struct BackendId(pub u32);
 pub struct BackendEntry {
     /// The service it belongs to.
     pub service: ServiceId,
-    /// Where it listens.
+    /// Where it listens; port 0: the port that the client dialled.
     pub address: SocketAddr,
     /// In the configuration and not declared down, or used though it is; see [`lb_common::backend::Backend::ALIVE`].
     pub alive: bool,
-    /// Way to the server; [`NextHop::UNKNOWN`] until it is resolved.
+    /// Way to the server. Its packet size may be known before the rest of it is.
     pub next_hop: NextHop,
-    /// Largest IP packet that the way to the server takes, in bytes; 0 while unknown.
-    pub mtu: u16,
     /// This host's own address on the way to the server; unspecified (`0.0.0.0`) while unknown.
     pub source: IpAddr,
+    /// Prefix length of the network that this host shares with the server; 0 when it is behind a router, or not known.
+    pub on_link: u8,
 }
 
 /// One tracked connection direction as the maps have it.
@@ -53,7 +79,7 @@ pub struct BackendEntry {
 pub struct ConnectionEntry {
     /// The tuple it matches.
     pub key: Tuple,
-    /// The tuple of the entry for the opposite direction.
+    /// The tuple of the entry for the opposite direction; of [`Direction::Direct`], which has none, its own reversed.
     pub twin: Tuple,
     /// Which direction this entry is for.
     pub direction: Direction,
@@ -94,12 +120,12 @@ pub type Result<T> = std::result::Result<T, DataplaneError>;
 
 /// Reading and writing the maps, one entry at a time. Removing what is not there is success.
 pub trait Dataplane: Send {
-    /// Every listener and its service.
-    fn listeners(&self) -> Result<Vec<(Listener, ServiceId)>>;
-    /// Points a listener at a service.
-    fn set_listener(&mut self, listener: Listener, service: ServiceId) -> Result<()>;
-    /// Removes a listener: its packets go to the kernel.
-    fn remove_listener(&mut self, listener: Listener) -> Result<()>;
+    /// Every listener entry and its service.
+    fn listeners(&self) -> Result<Vec<(ListenerEntry, ServiceId)>>;
+    /// Points the packets of a listener entry at a service.
+    fn set_listener(&mut self, listener: ListenerEntry, service: ServiceId) -> Result<()>;
+    /// Removes a listener entry: its packets are those of a larger block around it, else the kernel's.
+    fn remove_listener(&mut self, listener: ListenerEntry) -> Result<()>;
 
     /// Every service that has a record.
     fn services(&self) -> Result<Vec<(ServiceId, Service)>>;
@@ -120,10 +146,25 @@ pub trait Dataplane: Send {
     /// Clears one backend.
     fn remove_backend(&mut self, id: BackendId) -> Result<()>;
 
-    /// The source addresses for `full_nat`, in the order of the pool.
-    fn snat_addresses(&self) -> Result<Vec<IpAddr>>;
-    /// Replaces the source addresses for `full_nat`. How many of them are used is in the settings.
-    fn set_snat_addresses(&mut self, addresses: &[IpAddr]) -> Result<()>;
+    /// The `snat` pool of a family, in its order.
+    fn snat_addresses(&self, family: Family) -> Result<Vec<IpAddr>>;
+    /// Replaces the `snat` pool of a family; addresses of the other are an error. How many of them are used is in the settings.
+    fn set_snat_addresses(&mut self, family: Family, addresses: &[IpAddr]) -> Result<()>;
+
+    /// Every address with a role.
+    fn roles(&self) -> Result<Vec<(IpAddr, Roles)>>;
+    /// Writes the roles of an address.
+    fn set_roles(&mut self, address: IpAddr, roles: Roles) -> Result<()>;
+    /// Takes all roles from an address.
+    fn remove_roles(&mut self, address: IpAddr) -> Result<()>;
+
+    /// Every interface that the program knows, by its index.
+    fn interfaces(&self) -> Result<Vec<(u32, Interface)>>;
+    /// Tells the program of an interface.
+    fn set_interface(&mut self, ifindex: u32, interface: Interface) -> Result<()>;
+    /// Removes an interface.
+    fn remove_interface(&mut self, ifindex: u32) -> Result<()>;
+
     /// What the whole program obeys; `None` before the first write.
     fn settings(&self) -> Result<Option<Settings>>;
     /// Writes the settings.

@@ -101,6 +101,62 @@ fn each_phase_has_its_timeout() {
     }
 }
 
+/// The same with a source that the backend sees instead of the client's.
+fn translated([mut forward, mut reply]: [ConnectionEntry; 2]) -> [ConnectionEntry; 2] {
+    let source = address("192.0.2.10:50000");
+    forward.twin.destination = source;
+    reply.key.destination = source;
+    [forward, reply]
+}
+
+#[test]
+fn source_of_a_translated_connection_is_held_before_another_client_gets_it() {
+    // The timeout once more, 120 s at most, and a second since a time stamp may be that old.
+    for (protocol, forward, reply, timeout, hold) in [
+        (Protocol::Tcp, SYN, 0, 30, 30),
+        (Protocol::Tcp, SYN_ACK, SYN_ACK, 7440, 120),
+        (Protocol::Tcp, FIN, FIN, 240, 120),
+        (Protocol::Udp, Seen::ACK, Seen::ACK, 300, 120),
+    ] {
+        let sweep_after = |idle| {
+            let mut dataplane = table(translated(pair(protocol, 1, (forward, idle), (reply, idle))));
+            let sweep = run(&mut dataplane);
+            (sweep.live.len(), dataplane.connections().count())
+        };
+        assert_eq!(sweep_after(timeout), (1, 2), "{protocol} is live");
+        assert_eq!(sweep_after(timeout + 1), (0, 2), "{protocol} is over, and held");
+        assert_eq!(sweep_after(timeout + hold), (0, 2), "{protocol} is still held");
+        assert_eq!(sweep_after(timeout + hold + 1), (0, 0), "{protocol} is removed");
+    }
+}
+
+#[test]
+fn direct_connections_have_one_entry_and_are_judged_by_the_client() {
+    for (protocol, seen, limit) in [
+        (Protocol::Tcp, SYN, 31),
+        (Protocol::Tcp, SYN_ACK, 7441),
+        (Protocol::Tcp, FIN, 241),
+        (Protocol::Udp, Seen::ACK, 301),
+    ] {
+        let left = |idle| {
+            let [mut entry, _] = pair(protocol, 1, (seen, idle), (0, 0));
+            entry.direction = Direction::Direct;
+            entry.twin = Tuple {
+                source: entry.key.destination,
+                destination: entry.key.source,
+                ..entry.key
+            };
+            let mut dataplane = table([entry]);
+            let sweep = run(&mut dataplane);
+            let left = dataplane.connections().count();
+            assert_eq!((sweep.live.len(), sweep.expired), (left, 1 - left));
+            left
+        };
+        assert_eq!(left(limit - 1), 1, "{protocol} {seen:#x}");
+        assert_eq!(left(limit), 0, "{protocol} {seen:#x}");
+    }
+}
+
 #[test]
 fn the_later_packet_of_either_direction_counts() {
     assert!(survives(pair(Protocol::Udp, 1, (Seen::ACK, 5000), (Seen::ACK, 10))));
@@ -166,8 +222,8 @@ fn backends_in_slots_or_named_by_a_connection_are_referenced() {
         address: address("10.0.0.11:8080"),
         alive: true,
         next_hop: NextHop::UNKNOWN,
-        mtu: 0,
         source: [0, 0, 0, 0].into(),
+        on_link: 0,
     };
     for id in 1..=3 {
         dataplane.set_backend(BackendId(id), &entry).unwrap();
@@ -211,7 +267,7 @@ fn a_connection_that_changes_during_the_sweep_is_kept() {
     for (index, (before, after, removed)) in cases.into_iter().enumerate() {
         let mut judged = Table::default();
         before.iter().for_each(|entry| judged.add(entry));
-        judged.keep_only_expired(&TIMEOUTS, NOW);
+        judged.keep_only_removable(&TIMEOUTS, NOW);
         assert_eq!(judged.connections.len(), 1);
         let mut dataplane = table(after.iter().copied());
         assert_eq!(

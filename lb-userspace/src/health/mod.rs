@@ -26,9 +26,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::threshold::Status;
-use crate::model::{
-    HealthCheck, Model, Probe, WhenAllDown,
-    store::{Store, Transition},
+use crate::{
+    describe::backend_address,
+    model::{
+        HealthCheck, Model, Probe, WhenAllDown,
+        store::{Store, Transition},
+    },
 };
 
 /// Probes under way at the same time, over all services: each one holds a socket.
@@ -195,10 +198,10 @@ impl Task {
 
     fn log(&self, transition: Transition, reason: &str) {
         let service = &*self.service;
-        let backend = self.backend;
+        let backend = backend_address(self.backend);
         match transition.to {
-            Status::Up => info!(service, %backend, "backend is up"),
-            Status::Down => warn!(service, %backend, reason, "backend is down"),
+            Status::Up => info!(service, backend, "backend is up"),
+            Status::Down => warn!(service, backend, reason, "backend is down"),
             Status::Pending => {}
         }
         match transition.all_down {

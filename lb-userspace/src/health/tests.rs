@@ -9,7 +9,9 @@ use tokio::{
 };
 
 use super::*;
-use crate::model::{Backend, Connections, Forwarding, Listener, Model, Protocol, Scheduler, Service, Snat, Timeouts};
+use crate::model::{
+    Backend, Connections, Echo, Forwarding, Listener, Model, Ports, Protocol, Scheduler, Service, Snat, Timeouts,
+};
 
 const EXPECT: RangeInclusive<u16> = 200..=399;
 
@@ -164,13 +166,15 @@ fn model(check: Option<HealthCheck>, backends: &[SocketAddr]) -> Arc<Model> {
         services: vec![Service {
             name: "web".into(),
             listeners: vec![Listener {
-                address: SocketAddr::from(([203, 0, 113, 10], 80)),
+                address: [203, 0, 113, 10].into(),
+                ports: Ports::single(80),
                 protocol: Protocol::Tcp,
             }],
             forwarding: Forwarding::Nat,
             scheduler: Scheduler::RoundRobin,
             health_check: check,
             when_all_down: WhenAllDown::Drop,
+            echo: Echo::Auto,
             backends: backends
                 .iter()
                 .map(|address| Backend {

@@ -77,10 +77,10 @@ pub struct Timeouts {
     pub udp: Duration,
 }
 
-/// Source addresses and ports for `full_nat`.
+/// Source addresses and ports for translated sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snat {
-    /// The pool; empty: the egress interface's own address.
+    /// The pool, of both IP families, none of them a VIP; a family without any uses the egress interface's own address.
     pub addresses: Vec<IpAddr>,
     /// The ports to take from.
     pub ports: RangeInclusive<u16>,
@@ -91,7 +91,7 @@ pub struct Snat {
 pub struct Service {
     /// Unique name.
     pub name: Arc<str>,
-    /// What clients dial: at least one, no two services share one.
+    /// What clients dial: at least one, all of one IP family. No two of a configuration have VIP, protocol and a port in common.
     pub listeners: Vec<Listener>,
     /// How packets reach the backends.
     pub forwarding: Forwarding,
@@ -101,17 +101,78 @@ pub struct Service {
     pub health_check: Option<HealthCheck>,
     /// What happens to new connections while every backend is down.
     pub when_all_down: WhenAllDown,
-    /// The backends; addresses are unique within the service.
+    /// Who answers echo requests (ping) to the VIPs. Services that share a VIP agree.
+    pub echo: Echo,
+    /// The backends; addresses are unique within the service, of the listeners' IP family, and no VIPs.
     pub backends: Vec<Backend>,
 }
 
-/// VIP, port and protocol.
+/// VIP, ports and protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Listener {
-    /// VIP and port.
-    pub address: SocketAddr,
+    /// The VIP.
+    pub address: IpAddr,
+    /// The ports that clients dial.
+    pub ports: Ports,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+/// One port, or a range of them: `first..=last`, the first not above the last and not 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ports {
+    /// Lowest port.
+    pub first: u16,
+    /// Highest port.
+    pub last: u16,
+}
+
+impl Ports {
+    /// Every port, written `*`.
+    pub const ANY: Self = Self {
+        first: 1,
+        last: u16::MAX,
+    };
+
+    /// One port.
+    pub const fn single(port: u16) -> Self {
+        Self {
+            first: port,
+            last: port,
+        }
+    }
+
+    /// The port, if it is one.
+    pub const fn as_single(self) -> Option<u16> {
+        if self.first == self.last {
+            Some(self.first)
+        } else {
+            None
+        }
+    }
+
+    /// The prefixes that cover them, each as its first port and the number of bits that count, as the maps of port ranges have them.
+    ///
+    /// Any port includes port 0, which nobody dials: that makes one prefix of 16.
+    pub fn prefixes(self) -> impl Iterator<Item = (u16, u32)> {
+        let first = if self == Self::ANY { 0 } else { self.first };
+        lb_common::port_prefix::prefixes(first, self.last)
+    }
+
+    /// Whether both have a port in common.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_single() {
+            Some(port) => write!(f, "{port}"),
+            None if *self == Self::ANY => f.write_str("*"),
+            None => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
 }
 
 /// A transport protocol.
@@ -145,14 +206,18 @@ impl fmt::Display for Protocol {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, self.address)
+        match self.address {
+            IpAddr::V4(address) => write!(f, "{} {address}:{}", self.protocol, self.ports),
+            IpAddr::V6(address) => write!(f, "{} [{address}]:{}", self.protocol, self.ports),
+        }
     }
 }
 
 /// A server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Where it listens.
+    /// Where it listens. Port 0 is the port that the client dialled: always where a listener has a range, and possible with
+    /// [`Forwarding::Dsr`], which rewrites nothing; any other port is then that of all listeners.
     pub address: SocketAddr,
     /// Its share of new connections relative to the others; 0 drains it.
     pub weight: u16,
@@ -168,12 +233,34 @@ pub enum WhenAllDown {
     Drop,
 }
 
+/// Who answers echo requests (ping) to a VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Echo {
+    /// The kernel if it owns the address, else xlb.
+    #[default]
+    Auto,
+    /// xlb.
+    On,
+    /// Nobody: they are dropped and counted.
+    Off,
+}
+
+impl fmt::Display for Echo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
 /// How the backends of a service are probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// What is done.
     pub probe: Probe,
-    /// The port to probe; `None`: the backend's own.
+    /// The port to probe; `None`: the backend's own, which no backend of the service lacks then.
     pub port: Option<u16>,
     /// From the start of one probe to the start of the next.
     pub interval: Duration,

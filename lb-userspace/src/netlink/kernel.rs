@@ -5,13 +5,15 @@ use std::{collections::HashMap, net::IpAddr};
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
     neighbour::{NeighbourFlags, NeighbourState},
-    route::{RouteMessage, RouteType},
+    route::{RouteFlags, RouteMessage, RouteType},
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::{
     Error, Unresolved,
-    table::{Link, Neighbour, NeighbourKey, Route},
+    link::Link,
+    own::OwnAddress,
+    table::{Neighbour, NeighbourKey, Route, bits},
 };
 
 /// A netlink socket for questions.
@@ -33,18 +35,44 @@ impl Kernel {
         Ok(messages.iter().filter_map(Neighbour::from_message).collect())
     }
 
+    /// This host's own addresses, in the kernel's order.
+    pub(super) async fn own_addresses(&self) -> Result<Vec<OwnAddress>, Error> {
+        let request = self.0.address().get();
+        let messages: Vec<_> = (request.execute().try_collect().await).map_err(failed("addresses"))?;
+        Ok(messages.iter().filter_map(OwnAddress::from_message).collect())
+    }
+
     /// The route that a packet to `target` would take, as `ip route get` prints it.
     pub(super) async fn route(&self, target: IpAddr) -> Result<Result<Route, Unresolved>, Error> {
-        let bits = if target.is_ipv4() { 32 } else { 128 };
-        let Ok(builder) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(target, bits) else {
+        let Some(message) = self.ask_for_route(target, RouteFlags::empty()).await? else {
             return Ok(Err(Unresolved::NoRoute(target)));
         };
-        let answer: Result<Option<RouteMessage>, _> = self.0.route().get(builder.build()).execute().try_next().await;
-        match answer {
-            Ok(Some(message)) if message.header.kind == RouteType::Local => Ok(Err(Unresolved::Local(target))),
-            Ok(Some(message)) => Ok(Route::from_message(&message, target).ok_or(Unresolved::NoRoute(target))),
-            // Unreachable, prohibited, black hole, nothing at all: the kernel has an error number for each.
-            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => Ok(Err(Unresolved::NoRoute(target))),
+        if message.header.kind == RouteType::Local {
+            return Ok(Err(Unresolved::Local(target)));
+        }
+        let Some(mut route) = Route::from_message(&message, target) else {
+            return Ok(Err(Unresolved::NoRoute(target)));
+        };
+        if route.is_on_link() {
+            // Now the entry of the routing table itself (Linux 4.13), which names the network.
+            let entry = self.ask_for_route(target, RouteFlags::FibMatch).await?;
+            route.set_network(entry.map_or(0, |entry| entry.header.destination_prefix_length));
+        }
+        Ok(Ok(route))
+    }
+
+    /// `None` for whatever leads nowhere: unreachable, prohibited, black hole, nothing at all. The kernel has an error number for
+    /// each.
+    async fn ask_for_route(&self, target: IpAddr, flags: RouteFlags) -> Result<Option<RouteMessage>, Error> {
+        let builder = RouteMessageBuilder::<IpAddr>::new().destination_prefix(target, bits(target));
+        let Ok(builder) = builder else {
+            return Ok(None);
+        };
+        let mut question = builder.build();
+        question.header.flags = flags;
+        match self.0.route().get(question).execute().try_next().await {
+            Ok(answer) => Ok(answer),
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
             Err(error) => Err(failed("routes")(error)),
         }
     }

@@ -1,23 +1,26 @@
-//! The way to each backend: routes, links and neighbours as the kernel has them, kept fresh.
+//! The way to each backend, and what the program must know of this host: routes, links, addresses and neighbours as the kernel has
+//! them, kept fresh.
 //!
 //! [`run`] listens to the kernel's notifications and keeps what the ways are made of: the route to each address by asking the
-//! kernel for it, links and neighbours as copies of its tables. It asks the kernel to resolve neighbours that are missing, and to
+//! kernel for it, links, own addresses and neighbours as copies of its tables. It asks the kernel to resolve neighbours that are missing, and to
 //! confirm those that went stale, because the XDP program sends past the kernel, which so never learns that they are in use.
 
 #![forbid(unsafe_code)]
 
 mod kernel;
+mod link;
+mod own;
 mod table;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use futures_util::StreamExt;
-use lb_common::backend::NextHop;
+use lb_common::{backend::NextHop, interface::Interface};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::{
     sync::watch,
@@ -26,6 +29,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+pub(crate) use self::own::OwnAddress;
 use self::{
     kernel::Kernel,
     table::{Change, NeighbourKey, Table},
@@ -52,12 +56,13 @@ const GROUPS: [MulticastGroup; 8] = [
 /// Where packets for one address go, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// Interface and Ethernet addresses; [`NextHop::UNKNOWN`] while packets can't take the way.
+    /// Interface, Ethernet addresses and VLAN tags, not known while packets can't take the way; and the largest IP packet that the
+    /// way takes, 0 without a route.
     pub next_hop: NextHop,
-    /// Largest IP packet that the way takes, in bytes; 0 without a route.
-    pub mtu: u16,
-    /// This host's own address on the way; unspecified (`0.0.0.0`) without a route.
+    /// This host's own address on the way; unspecified (`0.0.0.0`) without a route, or without an address of that family.
     pub source: IpAddr,
+    /// Prefix length of the network in which the address is reached without a gateway; 0 with one, or without a route.
+    pub on_link: u8,
 }
 
 impl Resolved {
@@ -65,12 +70,17 @@ impl Resolved {
     pub const fn unknown(ip: IpAddr) -> Self {
         Self {
             next_hop: NextHop::UNKNOWN,
-            mtu: 0,
-            source: match ip {
-                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            },
+            source: unspecified(ip),
+            on_link: 0,
         }
+    }
+}
+
+/// The address that stands for none, in the family of `ip`.
+const fn unspecified(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 
@@ -118,6 +128,24 @@ pub enum Unresolved {
 /// What is known of each address that was asked for. One that is missing was not looked at yet.
 pub type Ways = HashMap<IpAddr, Way>;
 
+/// What the program must know of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Every interface that carries Ethernet frames, by its index.
+    pub interfaces: BTreeMap<u32, Interface>,
+    /// Every address that the kernel owns.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// Everything that is learned here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// The ways that were asked for.
+    pub ways: Ways,
+    /// This host; `None` before it was looked at.
+    pub host: Option<Host>,
+}
+
 /// Why the kernel can't be asked any more.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -137,14 +165,14 @@ pub enum Error {
     Closed,
 }
 
-/// Keeps `ways` up to date for the addresses in `targets`. Ends when nobody sets targets any more.
+/// Keeps `network` up to date, with the ways to the addresses in `targets`. Ends when nobody sets targets any more.
 ///
 /// # Errors
-/// When netlink fails. The ways published last stay, and another call starts anew.
-pub async fn run(mut targets: watch::Receiver<BTreeSet<IpAddr>>, ways: watch::Sender<Ways>) -> Result<(), Error> {
+/// When netlink fails. What was published last stays, and another call starts anew.
+pub async fn run(mut targets: watch::Receiver<BTreeSet<IpAddr>>, network: watch::Sender<Network>) -> Result<(), Error> {
     let (connection, handle, mut messages) = new_multicast_connection(&GROUPS).map_err(Error::Open)?;
     let _connection = AbortOnDrop(tokio::spawn(connection));
-    let mut resolver = Resolver::new(Kernel::new(handle), ways);
+    let mut resolver = Resolver::new(Kernel::new(handle), network);
     let mut refresh = interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -192,17 +220,17 @@ struct Resolver {
     table: Table,
     /// Neighbours that the kernel was asked to resolve since the last refresh: once is enough.
     asked: HashSet<NeighbourKey>,
-    ways: watch::Sender<Ways>,
+    network: watch::Sender<Network>,
 }
 
 impl Resolver {
-    fn new(kernel: Kernel, ways: watch::Sender<Ways>) -> Self {
+    fn new(kernel: Kernel, network: watch::Sender<Network>) -> Self {
         Self {
             kernel,
             targets: BTreeSet::new(),
             table: Table::default(),
             asked: HashSet::new(),
-            ways,
+            network,
         }
     }
 
@@ -218,8 +246,9 @@ impl Resolver {
         Ok(())
     }
 
-    /// Looks up the route to every target.
+    /// Looks up the route to every target, and the addresses that may be sources.
     async fn resolve_routes(&mut self) -> Result<(), Error> {
+        self.table.own = self.kernel.own_addresses().await?;
         self.table.routes.clear();
         for target in &self.targets {
             let route = self.kernel.route(*target).await?;
@@ -230,16 +259,19 @@ impl Resolver {
 
     /// Tells who waits, if anything changed, and asks for the neighbours that are missing.
     async fn publish(&mut self) -> Result<(), Error> {
-        let ways = self.table.ways();
-        for (target, way) in &ways {
+        let network = Network {
+            ways: self.table.ways(),
+            host: Some(self.table.host()),
+        };
+        for (target, way) in &network.ways {
             if let Some(reason) = &way.problem {
                 debug!(%target, %reason, "no way to a backend");
             }
         }
-        self.ways.send_if_modified(|published| {
-            let changed = *published != ways;
+        self.network.send_if_modified(|published| {
+            let changed = *published != network;
             if changed {
-                *published = ways;
+                *published = network;
             }
             changed
         });

@@ -5,46 +5,24 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::backend::{MacAddress, NextHop};
+use lb_common::{
+    address::{V4, V6},
+    backend::{MacAddress, NextHop, Tags},
+    interface::Interface,
+};
 use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{LinkAttribute, LinkLayerType, LinkMessage},
+    AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteVia},
 };
 use rtnetlink::packet_core::NetlinkPayload;
 
-use super::{Resolved, Unresolved, Way, Ways};
-
-/// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
-    name: String,
-    /// `None` when it does not carry Ethernet frames.
-    mac: Option<MacAddress>,
-    mtu: u32,
-}
-
-impl Link {
-    pub(super) fn from_message(message: &LinkMessage) -> (u32, Self) {
-        let mut link = Self {
-            name: String::new(),
-            mac: None,
-            mtu: 0,
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name.clone_from(name),
-                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-                LinkAttribute::Address(address) if message.header.link_layer_type == LinkLayerType::Ether => {
-                    link.mac = address.as_slice().try_into().ok();
-                }
-                _ => {}
-            }
-        }
-        (message.header.index, link)
-    }
-}
+use super::{
+    Host, Resolved, Unresolved, Way, Ways,
+    link::{Exit, Link, exit},
+    own::{OwnAddress, primary},
+    unspecified,
+};
 
 /// An address on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,9 +77,12 @@ impl Neighbour {
 pub(super) struct Route {
     /// Whom the packets are handed to: the gateway, or the target itself.
     neighbour: NeighbourKey,
-    source: IpAddr,
+    /// The source address that the kernel would choose.
+    source: Option<IpAddr>,
     /// Bound on packets set on the route.
     mtu: Option<u32>,
+    /// Prefix length of the network that the target is reached in without a gateway; 0 with one.
+    on_link: u8,
 }
 
 impl Route {
@@ -130,9 +111,40 @@ impl Route {
                 ifindex: ifindex?,
                 address: gateway.unwrap_or(target),
             },
-            source: source?,
+            // A source of the link alone is none for packets that may have come from further away.
+            source: source.filter(|source| !is_link_local(*source)),
             mtu,
+            // Of the target alone, until the network is known.
+            on_link: if gateway.is_none() { bits(target) } else { 0 },
         })
+    }
+
+    /// Whether packets reach the target without a gateway.
+    pub(super) const fn is_on_link(&self) -> bool {
+        self.on_link != 0
+    }
+
+    /// Tells the network of a target that is reached without a gateway: the prefix length of the matching route.
+    pub(super) const fn set_network(&mut self, prefix: u8) {
+        // A default route without a gateway makes everything on-link, but no network.
+        if self.is_on_link() && prefix != 0 {
+            self.on_link = prefix;
+        }
+    }
+}
+
+/// Bits of an address.
+pub(super) const fn bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 
@@ -157,11 +169,13 @@ pub(super) enum Change {
     Everything,
 }
 
-/// Routes, links and neighbours.
+/// Routes, links, neighbours and own addresses.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) routes: HashMap<IpAddr, Result<Route, Unresolved>>,
     pub(super) links: HashMap<u32, Link>,
+    /// In the kernel's order.
+    pub(super) own: Vec<OwnAddress>,
     pub(super) neighbours: HashMap<NeighbourKey, Neighbour>,
 }
 
@@ -182,6 +196,12 @@ impl Table {
                 Some((key, _)) => self.change_neighbour(key, None),
                 None => Change::Nothing,
             },
+            // What a bridge says of its ports: less than the port itself does.
+            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
+                if message.header.interface_family == AddressFamily::Bridge =>
+            {
+                Change::Nothing
+            }
             // A link that goes down takes its IPv4 routes with it, without a notification for each.
             RouteNetlinkMessage::NewLink(message) => {
                 let (ifindex, link) = Link::from_message(&message);
@@ -235,18 +255,53 @@ impl Table {
             return Way::none(target, Unresolved::NoRoute(route.neighbour.address));
         };
         let mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
-        let next_hop = self.next_hop(route.neighbour, link);
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+        let next_hop = self.next_hop(route.neighbour, link, mtu);
+        let unresolved = NextHop::new(0, [0; 6], [0; 6], Tags::NONE, mtu);
+        let own = || {
+            primary(&self.own, route.neighbour.ifindex, |own| {
+                own.is_ipv4() == target.is_ipv4()
+            })
+        };
         Way {
             resolved: Resolved {
-                next_hop: *next_hop.as_ref().unwrap_or(&NextHop::UNKNOWN),
-                mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-                source: route.source,
+                next_hop: *next_hop.as_ref().unwrap_or(&unresolved),
+                source: route.source.or_else(own).unwrap_or_else(|| unspecified(target)),
+                on_link: route.on_link,
             },
             problem: next_hop.err(),
         }
     }
 
-    fn next_hop(&self, key: NeighbourKey, link: &Link) -> Result<NextHop, Unresolved> {
+    /// What the program must know of this host.
+    pub(super) fn host(&self) -> Host {
+        let ethernet = self.links.iter().filter(|(_, link)| link.mac.is_some());
+        Host {
+            interfaces: ethernet
+                .map(|(ifindex, link)| (*ifindex, self.interface(*ifindex, link)))
+                .collect(),
+            addresses: self.own.iter().map(|own| own.address).collect(),
+        }
+    }
+
+    fn interface(&self, ifindex: u32, link: &Link) -> Interface {
+        let Exit { ifindex: target, tags } = exit(&self.links, ifindex);
+        let mut interface = Interface {
+            target,
+            tags,
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            ..Interface::default()
+        };
+        if let Some(IpAddr::V4(address)) = primary(&self.own, ifindex, IpAddr::is_ipv4) {
+            interface.v4 = V4::from(address);
+        }
+        if let Some(IpAddr::V6(address)) = primary(&self.own, ifindex, IpAddr::is_ipv6) {
+            interface.v6 = V6::from(address);
+        }
+        interface
+    }
+
+    fn next_hop(&self, key: NeighbourKey, link: &Link, mtu: u16) -> Result<NextHop, Unresolved> {
         let source = link.mac.ok_or_else(|| Unresolved::NotEthernet(link.name.clone()))?;
         let neighbour = self.neighbours.get(&key);
         let destination = neighbour
@@ -255,11 +310,8 @@ impl Table {
                 neighbour: key.address,
                 interface: link.name.clone(),
             })?;
-        Ok(NextHop {
-            ifindex: key.ifindex,
-            destination,
-            source,
-        })
+        let Exit { ifindex, tags } = exit(&self.links, key.ifindex);
+        Ok(NextHop::new(ifindex, destination, source, tags, mtu))
     }
 
     fn used_neighbours(&self) -> HashSet<NeighbourKey> {
@@ -290,7 +342,12 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use lb_common::backend::Tag;
+
     use super::*;
+    use crate::netlink::link::Vlan;
 
     const OWN: MacAddress = [2, 0, 0, 0, 0, 1];
     const PEER: MacAddress = [2, 0, 0, 0, 0, 2];
@@ -303,6 +360,15 @@ mod tests {
         Neighbour { state, mac: Some(PEER) }
     }
 
+    fn own(ifindex: u32, address: &str) -> OwnAddress {
+        OwnAddress {
+            ifindex,
+            address: address.parse().unwrap(),
+            is_global: true,
+            is_second_choice: false,
+        }
+    }
+
     /// A table with a way to 192.0.2.9 over gateway 10.0.0.2, whose neighbour is in this state.
     fn table(state: NeighbourState) -> Table {
         let gateway = NeighbourKey {
@@ -311,17 +377,20 @@ mod tests {
         };
         let route = Route {
             neighbour: gateway,
-            source: address("10.0.0.1"),
+            source: Some(address("10.0.0.1")),
             mtu: None,
+            on_link: 0,
         };
         let link = Link {
             name: "eth1".to_owned(),
             mac: Some(OWN),
             mtu: 1500,
+            vlan: None,
         };
         Table {
             routes: HashMap::from([(address("192.0.2.9"), Ok(route))]),
             links: HashMap::from([(3, link)]),
+            own: vec![own(3, "10.0.0.5")],
             neighbours: HashMap::from([(gateway, neighbour(state))]),
         }
     }
@@ -336,13 +405,9 @@ mod tests {
             way(&table(NeighbourState::Reachable)),
             Way {
                 resolved: Resolved {
-                    next_hop: NextHop {
-                        ifindex: 3,
-                        destination: PEER,
-                        source: OWN,
-                    },
-                    mtu: 1500,
+                    next_hop: NextHop::new(3, PEER, OWN, Tags::NONE, 1500),
                     source: address("10.0.0.1"),
+                    on_link: 0,
                 },
                 problem: None,
             }
@@ -359,9 +424,9 @@ mod tests {
             assert_eq!(
                 way.resolved,
                 Resolved {
-                    next_hop: NextHop::UNKNOWN,
-                    mtu: 1500,
+                    next_hop: NextHop::new(0, [0; 6], [0; 6], Tags::NONE, 1500),
                     source: address("10.0.0.1"),
+                    on_link: 0,
                 }
             );
         }
@@ -396,11 +461,87 @@ mod tests {
             for route in table.routes.values_mut().flatten() {
                 route.mtu = on_route;
             }
-            assert_eq!(way(&table).resolved.mtu, expected);
+            assert_eq!(way(&table).resolved.next_hop.mtu, expected);
         }
         let mut jumbo = table(NeighbourState::Reachable);
         jumbo.links.get_mut(&3).unwrap().mtu = 65_536;
-        assert_eq!(way(&jumbo).resolved.mtu, u16::MAX);
+        assert_eq!(way(&jumbo).resolved.next_hop.mtu, u16::MAX);
+    }
+
+    #[test]
+    fn way_over_a_vlan_device_leaves_below_it_with_its_tag() {
+        let mut table = table(NeighbourState::Reachable);
+        table.links.get_mut(&3).unwrap().vlan = Some(Vlan {
+            lower: 2,
+            tag: Tag::customer(100),
+        });
+        let lower = Link {
+            name: "eth0".to_owned(),
+            mac: Some([2, 0, 0, 0, 0, 9]),
+            mtu: 9000,
+            vlan: None,
+        };
+        table.links.insert(2, lower);
+        let tags = Tags {
+            outer: Tag::customer(100),
+            inner: Tag::NONE,
+        };
+        assert_eq!(way(&table).resolved.next_hop, NextHop::new(2, PEER, OWN, tags, 1500));
+        let interface = table.host().interfaces[&3];
+        assert_eq!((interface.target, interface.tags, interface.mtu), (2, tags, 1500));
+    }
+
+    #[test]
+    fn without_a_preferred_source_the_interfaces_own_address_is_used() {
+        let mut table = table(NeighbourState::Reachable);
+        table.own = vec![own(4, "10.0.0.4"), own(3, "2001:db8::3"), own(3, "10.0.0.3")];
+        for route in table.routes.values_mut().flatten() {
+            route.source = None;
+        }
+        assert_eq!(way(&table).resolved.source, address("10.0.0.3"));
+        table.own.pop();
+        assert_eq!(way(&table).resolved.source, address("0.0.0.0"));
+    }
+
+    #[test]
+    fn every_ethernet_interface_is_told_of_with_its_addresses() {
+        let mut table = table(NeighbourState::Reachable);
+        table.own = vec![own(3, "10.0.0.5"), own(3, "2001:db8::5"), own(1, "203.0.113.10")];
+        let loopback = Link {
+            name: "lo".to_owned(),
+            mac: None,
+            mtu: 65_536,
+            vlan: None,
+        };
+        table.links.insert(1, loopback);
+        let host = table.host();
+        let expected = Interface {
+            target: 3,
+            mtu: 1500,
+            v4: V4::from(Ipv4Addr::new(10, 0, 0, 5)),
+            v6: V6::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5)),
+            ..Interface::default()
+        };
+        assert_eq!(host.interfaces.into_iter().collect::<Vec<_>>(), [(3, expected)]);
+        assert!(host.addresses.contains(&address("203.0.113.10")), "whatever it is on");
+    }
+
+    #[test]
+    fn network_of_a_route_counts_only_without_a_gateway() {
+        let route = |on_link| Route {
+            neighbour: NeighbourKey {
+                ifindex: 3,
+                address: address("10.0.0.2"),
+            },
+            source: None,
+            mtu: None,
+            on_link,
+        };
+        for (before, prefix, after) in [(32, 24, 24), (32, 0, 32), (0, 24, 0)] {
+            let mut route = route(before);
+            route.set_network(prefix);
+            assert_eq!(route.on_link, after);
+        }
     }
 
     #[test]

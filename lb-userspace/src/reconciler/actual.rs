@@ -5,20 +5,19 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use lb_common::{service::Service as Record, settings::Settings};
+use lb_common::{interface::Interface, role::Roles, service::Service as Record, settings::Settings};
 
-use crate::{
-    dataplane::{BackendEntry, BackendId, Dataplane, Result, ServiceId},
-    model::Listener,
-};
+use crate::dataplane::{BackendEntry, BackendId, Dataplane, Family, ListenerEntry, Result, ServiceId};
 
 /// Everything in the maps but slots, connections and counters.
 #[derive(Clone, Debug)]
 pub(super) struct Actual {
-    pub(super) listeners: BTreeMap<Listener, ServiceId>,
+    pub(super) listeners: BTreeMap<ListenerEntry, ServiceId>,
     pub(super) services: BTreeMap<ServiceId, Record>,
     pub(super) backends: BTreeMap<BackendId, BackendEntry>,
-    pub(super) snat_addresses: Vec<IpAddr>,
+    pub(super) snat_addresses: BTreeMap<Family, Vec<IpAddr>>,
+    pub(super) roles: BTreeMap<IpAddr, Roles>,
+    pub(super) interfaces: BTreeMap<u32, Interface>,
     pub(super) settings: Option<Settings>,
 }
 
@@ -28,7 +27,12 @@ impl Actual {
             listeners: dataplane.listeners()?.into_iter().collect(),
             services: dataplane.services()?.into_iter().collect(),
             backends: dataplane.backends()?.into_iter().collect(),
-            snat_addresses: dataplane.snat_addresses()?,
+            snat_addresses: Family::ALL
+                .into_iter()
+                .map(|family| Ok((family, dataplane.snat_addresses(family)?)))
+                .collect::<Result<_>>()?,
+            roles: dataplane.roles()?.into_iter().collect(),
+            interfaces: dataplane.interfaces()?.into_iter().collect(),
             settings: dataplane.settings()?,
         })
     }

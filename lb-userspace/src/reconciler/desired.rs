@@ -1,21 +1,22 @@
 //! What the maps should say.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use lb_common::{
     LAYOUT_VERSION,
-    service::Service as Record,
+    service::{Forwarding, Service as Record},
     settings::{PortRange, Settings},
 };
 
 use crate::{
+    dataplane::{Family, ListenerEntry},
     health::threshold::Status,
-    model::{Listener, Scheduler, Service, store::State},
-    netlink::{Resolved, Ways},
+    model::{Echo, Scheduler, Service, store::State},
+    netlink::{Host, Network, Resolved},
 };
 
 /// Everything that the maps should say, but for the ids.
@@ -25,8 +26,10 @@ pub struct Desired {
     pub services: Vec<DesiredService>,
     /// The way to each address that was looked up. The maps keep what they have for an address that is missing here.
     pub ways: HashMap<IpAddr, Resolved>,
-    /// The pool for `full_nat`.
-    pub snat_addresses: Vec<IpAddr>,
+    /// Interfaces and addresses of this host; the maps keep what they have while it is not known.
+    pub host: Option<Host>,
+    /// The pool for translated sources, of each family.
+    pub snat_addresses: BTreeMap<Family, Vec<IpAddr>>,
     /// What the whole program obeys.
     pub settings: Settings,
 }
@@ -37,7 +40,11 @@ pub struct DesiredService {
     /// Its name, for messages and reports.
     pub name: Arc<str>,
     /// What clients dial.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerEntry>,
+    /// How packets reach its backends.
+    pub forwarding: Forwarding,
+    /// Who answers echo requests to its VIPs.
+    pub echo: Echo,
     /// How the agent fills its slots.
     pub scheduler: Scheduler,
     /// What the program must know of it.
@@ -61,42 +68,68 @@ pub struct DesiredBackend {
 }
 
 impl Desired {
-    /// What follows from configuration and health (`state`), and from the ways that are known.
+    /// What follows from configuration and health (`state`), and from what is known of the network.
     ///
-    /// `host_ports` are the ports that `full_nat` must leave to this host's own sockets.
-    pub fn new(state: &State, ways: &Ways, host_ports: PortRange) -> Self {
+    /// `host_ports` are the ports that translated sources must leave to this host's own sockets.
+    pub fn new(state: &State, network: &Network, host_ports: PortRange) -> Self {
         let model = state.model();
-        let addresses = model.snat.addresses.clone();
+        let services: Vec<DesiredService> = model
+            .services
+            .iter()
+            .map(|service| DesiredService::new(state, service))
+            .collect();
+        let pool = |family| {
+            let addresses = model.snat.addresses.iter().copied();
+            addresses.filter(|address| Family::of(*address) == family).collect()
+        };
+        let snat_addresses: BTreeMap<Family, Vec<IpAddr>> =
+            Family::ALL.map(|family| (family, pool(family))).into_iter().collect();
+        let port_prefixes = services
+            .iter()
+            .flat_map(|service| &service.listeners)
+            .filter(|entry| entry.is_range())
+            .count();
         Self {
-            services: model
-                .services
-                .iter()
-                .map(|service| DesiredService::new(state, service))
-                .collect(),
-            ways: ways.iter().map(|(ip, way)| (*ip, way.resolved)).collect(),
+            ways: network.ways.iter().map(|(ip, way)| (*ip, way.resolved)).collect(),
+            host: network.host.clone(),
             settings: Settings {
                 layout: LAYOUT_VERSION,
                 hash_seed: 0,
                 half_open_max: model.connections.half_open_max,
-                snat_addresses: u32::try_from(addresses.len()).unwrap_or(u32::MAX),
+                snat_addresses_v4: count(snat_addresses[&Family::V4].len()),
+                snat_addresses_v6: count(snat_addresses[&Family::V6].len()),
+                port_prefixes: count(port_prefixes),
                 snat_ports: PortRange {
                     first: *model.snat.ports.start(),
                     last: *model.snat.ports.end(),
                 },
                 host_ports,
             },
-            snat_addresses: addresses,
+            snat_addresses,
+            services,
         }
     }
 }
 
+/// A number of entries as the settings have it; more than that fit nowhere.
+fn count(entries: usize) -> u32 {
+    u32::try_from(entries).unwrap_or(u32::MAX)
+}
+
 impl DesiredService {
+    /// Whether its backends must be reached without a router, because packets keep the VIP as their destination.
+    pub(super) fn is_direct(&self) -> bool {
+        self.forwarding == Forwarding::Dsr
+    }
+
     fn new(state: &State, service: &Service) -> Self {
         let backends = service.backends.iter().zip(state.ready(service));
         let forced = state.is_forced(service);
         Self {
             name: Arc::clone(&service.name),
-            listeners: service.listeners.clone(),
+            listeners: service.listeners.iter().flat_map(ListenerEntry::of).collect(),
+            forwarding: service.forwarding,
+            echo: service.echo,
             scheduler: service.scheduler,
             record: Record::new(service.scheduler, service.forwarding),
             backends: backends

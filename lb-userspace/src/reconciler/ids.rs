@@ -6,13 +6,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
-use lb_common::limits::{MAX_BACKENDS, MAX_LISTENERS, MAX_SERVICES, MAX_SNAT_ADDRESSES};
+use lb_common::limits::{
+    MAX_ADDRESSES, MAX_BACKENDS, MAX_LISTENERS, MAX_PORT_PREFIXES, MAX_SERVICES, MAX_SNAT_ADDRESSES,
+};
 
-use super::{Desired, DesiredService, actual::Actual};
-use crate::dataplane::{BackendId, DataplaneError, Result, ServiceId};
+use super::{Desired, DesiredService, actual::Actual, listeners::nested};
+use crate::dataplane::{BackendId, DataplaneError, Family, Result, ServiceId};
 
 /// The ids of everything desired.
 #[derive(Debug)]
@@ -89,7 +91,7 @@ pub(super) fn existing_backends(desired: &Desired, actual: &Actual) -> HashSet<B
 }
 
 /// The id that each service has already: that of one of its listeners, else that of a service nobody claims which has one of its
-/// backends (so that a new VIP, or an attempt that failed half-way, is no new service).
+/// backends, else some of its ports (so that a new VIP, another range, or an attempt that failed half-way, is no new service).
 fn existing_services(desired: &Desired, actual: &Actual) -> Vec<Option<ServiceId>> {
     let mut claimed: HashSet<ServiceId> = HashSet::new();
     let mut ids: Vec<Option<ServiceId>> = desired
@@ -115,6 +117,14 @@ fn existing_services(desired: &Desired, actual: &Actual) -> Vec<Option<ServiceId
             .filter_map(|backend| by_backend.get(&backend.address))
             .flatten();
         *id = sharing.find(|id| claimed.insert(**id)).copied();
+    }
+
+    for (service, id) in desired.services.iter().zip(&mut ids).filter(|(_, id)| id.is_none()) {
+        let mut known = service
+            .listeners
+            .iter()
+            .flat_map(|listener| nested(&actual.listeners, *listener));
+        *id = known.find(|(_, id)| claimed.insert(**id)).map(|(_, id)| *id);
     }
     ids
 }
@@ -143,21 +153,36 @@ fn assign_services(desired: &Desired, actual: &Actual) -> Result<Vec<ServiceId>>
 }
 
 fn check_capacities(desired: &Desired) -> Result<()> {
-    let listeners = desired.services.iter().map(|service| service.listeners.len()).sum();
     let backends = desired.services.iter().map(|service| service.backends.len()).sum();
     // Id 0 means unset.
-    for (what, wanted, limit) in [
-        ("services", desired.services.len(), MAX_SERVICES - 1),
-        ("listeners", listeners, MAX_LISTENERS),
-        ("backends", backends, MAX_BACKENDS - 1),
-        ("snat addresses", desired.snat_addresses.len(), MAX_SNAT_ADDRESSES),
-    ] {
-        if wanted > limit as usize {
-            return Err(DataplaneError {
-                operation: "put the configuration in force".to_owned(),
-                source: Box::new(TooMany { what, wanted, limit }),
-            });
-        }
+    check_capacity("services", desired.services.len(), MAX_SERVICES - 1)?;
+    check_capacity("backends", backends, MAX_BACKENDS - 1)?;
+    for family in Family::ALL {
+        let pool = desired.snat_addresses.get(&family).map_or(0, Vec::len);
+        check_capacity("snat addresses of one IP family", pool, MAX_SNAT_ADDRESSES)?;
+        let entries = || {
+            let all = desired.services.iter().flat_map(|service| &service.listeners);
+            all.filter(|entry| Family::of(entry.address) == family)
+        };
+        let ranges = entries().filter(|entry| entry.is_range()).count();
+        check_capacity("blocks of ports (30 at most for a range)", ranges, MAX_PORT_PREFIXES)?;
+        check_capacity("listeners", entries().count() - ranges, MAX_LISTENERS)?;
+        let backends = desired.services.iter().flat_map(|service| &service.backends);
+        let addresses: HashSet<IpAddr> = (entries().map(|entry| entry.address))
+            .chain(backends.map(|backend| backend.address.ip()))
+            .filter(|address| Family::of(*address) == family)
+            .collect();
+        check_capacity("addresses", addresses.len(), MAX_ADDRESSES)?;
     }
     Ok(())
+}
+
+fn check_capacity(what: &'static str, wanted: usize, limit: u32) -> Result<()> {
+    if wanted <= limit as usize {
+        return Ok(());
+    }
+    Err(DataplaneError {
+        operation: "put the configuration in force".to_owned(),
+        source: Box::new(TooMany { what, wanted, limit }),
+    })
 }

@@ -5,27 +5,39 @@
 //! the same case: the next call writes what still differs.
 //!
 //! The order, and what it guarantees at every moment in between:
-//! 1. Listeners that nobody wants go first: their packets belong to the kernel from here on, whatever happens to the service.
-//! 2. Backends are written before slots that name them: no slot names a backend that is not set.
-//! 3. Record and slots of a service are written before a listener that points at it.
-//! 4. Services that nobody wants, and the marks of dead and removed backends, come last: nothing new leads there any more.
+//! 1. Interfaces, and roles of addresses, are written before anything that makes packets need them.
+//! 2. Listeners that nobody wants go next: their packets belong to the kernel from here on, whatever happens to the service.
+//! 3. Backends are written before slots that name them: no slot names a backend that is not set.
+//! 4. Record and slots of a service are written before a listener that points at it. Port ranges are counted in the settings when
+//!    the first one is there, and until the last one is gone.
+//! 5. Services that nobody wants, and the marks of dead and removed backends, come last: nothing new leads there any more. So do
+//!    roles and interfaces that are gone.
 
 #![forbid(unsafe_code)]
 
 mod actual;
 mod desired;
 mod ids;
+mod listeners;
+mod roles;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+use lb_common::{backend::NextHop, role::Roles, settings::Settings};
+
 pub use self::desired::{Desired, DesiredBackend, DesiredService};
-use self::{actual::Actual, ids::Ids};
+use self::{
+    actual::Actual,
+    ids::Ids,
+    listeners::nested,
+    roles::{in_between, wanted_roles},
+};
 use crate::{
-    dataplane::{BackendEntry, BackendId, Dataplane, Result, ServiceId},
+    dataplane::{BackendEntry, BackendId, Dataplane, Family, ListenerEntry, Result, ServiceId},
     health::threshold::Status,
     model::Model,
     netlink::Resolved,
@@ -61,21 +73,20 @@ pub struct ServiceIds {
 pub fn reconcile(dataplane: &mut dyn Dataplane, desired: &Desired) -> Result<Report> {
     let actual = Actual::read(dataplane)?;
     let ids = Ids::assign(desired, &actual)?;
-    let wanted = wanted_backends(desired, &ids, &actual);
-    let report = report(desired, &ids, &actual, &wanted);
+    let wanted_backends = wanted_backends(desired, &ids, &actual);
+    let report = report(desired, &ids, &actual, &wanted_backends);
     let mut reconciliation = Reconciliation {
+        wanted_roles: wanted_roles(desired, &wanted_backends, &actual),
+        wanted_listeners: wanted_listeners(desired, &ids),
+        wanted_backends,
+        stale: BTreeMap::new(),
         dataplane,
         desired,
         actual,
         ids,
         writes: 0,
     };
-    reconciliation.write_settings()?;
-    reconciliation.remove_unwanted_listeners()?;
-    reconciliation.write_backends(&wanted, |entry| entry.alive)?;
-    reconciliation.write_services()?;
-    reconciliation.remove_unwanted_services()?;
-    reconciliation.write_backends(&wanted, |_| true)?;
+    reconciliation.write_all()?;
     Ok(Report {
         writes: reconciliation.writes,
         ..report
@@ -115,11 +126,11 @@ pub fn adoptable(dataplane: &dyn Dataplane, model: &Model) -> Result<Vec<(Arc<st
     let known = actual.backend_ids();
     let mut adoptable = Vec::new();
     for service in &model.services {
-        let ids: BTreeSet<ServiceId> = service
-            .listeners
-            .iter()
-            .filter_map(|listener| actual.listeners.get(listener).copied())
-            .collect();
+        let mut ids: BTreeSet<ServiceId> = BTreeSet::new();
+        for entry in service.listeners.iter().flat_map(ListenerEntry::of) {
+            ids.extend(actual.listeners.get(&entry));
+            ids.extend(nested(&actual.listeners, entry).map(|(_, id)| *id));
+        }
         for id in ids {
             let slots: HashSet<BackendId> = dataplane.slots(id)?.into_iter().collect();
             let status = |address| {
@@ -154,8 +165,8 @@ fn wanted_backends(desired: &Desired, ids: &Ids, actual: &Actual) -> BTreeMap<Ba
                 address: backend.address,
                 alive: false,
                 next_hop: unknown.next_hop,
-                mtu: unknown.mtu,
                 source: unknown.source,
+                on_link: unknown.on_link,
             });
             entry.alive = backend.alive;
         }
@@ -163,11 +174,27 @@ fn wanted_backends(desired: &Desired, ids: &Ids, actual: &Actual) -> BTreeMap<Ba
     for entry in wanted.values_mut() {
         if let Some(way) = desired.ways.get(&entry.address.ip()) {
             entry.next_hop = way.next_hop;
-            entry.mtu = way.mtu;
             entry.source = way.source;
+            entry.on_link = way.on_link;
+        }
+    }
+    for (_, backend_ids) in (desired.services.iter().zip(&ids.backends)).filter(|(service, _)| service.is_direct()) {
+        for id in backend_ids {
+            if let Some(entry) = wanted.get_mut(id).filter(|entry| entry.on_link == 0) {
+                // A router would not know whom a packet to the VIP is meant for.
+                entry.next_hop = NextHop::UNKNOWN;
+            }
         }
     }
     wanted
+}
+
+/// Every listener entry that the maps should have.
+fn wanted_listeners(desired: &Desired, ids: &Ids) -> BTreeMap<ListenerEntry, ServiceId> {
+    let services = desired.services.iter().zip(&ids.services);
+    services
+        .flat_map(|(service, id)| service.listeners.iter().map(|entry| (*entry, *id)))
+        .collect()
 }
 
 fn report(desired: &Desired, ids: &Ids, actual: &Actual, wanted: &BTreeMap<BackendId, BackendEntry>) -> Report {
@@ -203,56 +230,113 @@ struct Reconciliation<'a> {
     desired: &'a Desired,
     actual: Actual,
     ids: Ids,
+    wanted_listeners: BTreeMap<ListenerEntry, ServiceId>,
+    wanted_backends: BTreeMap<BackendId, BackendEntry>,
+    wanted_roles: BTreeMap<IpAddr, Roles>,
+    /// Listener entries that go when those that take over their ports are there.
+    stale: BTreeMap<ListenerEntry, ServiceId>,
     writes: usize,
 }
 
 impl Reconciliation<'_> {
-    /// Writes pool and settings so that the program never counts more addresses than there are.
-    fn write_settings(&mut self) -> Result<()> {
-        let settings = self.desired.settings;
-        let addresses = &self.desired.snat_addresses;
-        let pool_differs = self.actual.snat_addresses != *addresses;
-        let settings_differ = self.actual.settings != Some(settings);
-        let shrinks = addresses.len() < self.actual.snat_addresses.len();
-        if pool_differs && !shrinks {
-            self.dataplane.set_snat_addresses(addresses)?;
-            self.writes += 1;
-        }
-        if settings_differ {
-            self.dataplane.set_settings(settings)?;
-            self.writes += 1;
-        }
-        if pool_differs && shrinks {
-            self.dataplane.set_snat_addresses(addresses)?;
+    fn write_all(&mut self) -> Result<()> {
+        self.write_pools_and_settings()?;
+        self.write_interfaces()?;
+        self.add_roles()?;
+        self.remove_unwanted_listeners()?;
+        self.write_backends(|entry| entry.alive)?;
+        self.write_services()?;
+        self.remove_unwanted_services()?;
+        self.write_backends(|_| true)?;
+        // Only the count of port ranges may still differ.
+        self.set_settings(self.desired.settings)?;
+        self.remove_roles()?;
+        self.remove_interfaces()
+    }
+
+    /// Writes pools and settings so that the program never counts more addresses than there are, and no port ranges before there
+    /// are some.
+    fn write_pools_and_settings(&mut self) -> Result<()> {
+        let (growing, shrinking): (Vec<_>, Vec<_>) = self
+            .desired
+            .snat_addresses
+            .iter()
+            .filter(|(family, addresses)| self.actual.snat_addresses.get(*family) != Some(*addresses))
+            .partition(|(family, addresses)| {
+                let before = self.actual.snat_addresses.get(*family).map_or(0, Vec::len);
+                addresses.len() >= before
+            });
+        let port_prefixes = self.actual.settings.map_or(0, |settings| settings.port_prefixes);
+        self.write_pools(&growing)?;
+        self.set_settings(Settings {
+            port_prefixes,
+            ..self.desired.settings
+        })?;
+        self.write_pools(&shrinking)
+    }
+
+    fn write_pools(&mut self, pools: &[(&Family, &Vec<IpAddr>)]) -> Result<()> {
+        for (family, addresses) in pools {
+            self.dataplane.set_snat_addresses(**family, addresses)?;
             self.writes += 1;
         }
         Ok(())
     }
 
-    /// Removes listeners that nobody wants, and those that would lead to another service's backends while services exchange them.
-    fn remove_unwanted_listeners(&mut self) -> Result<()> {
-        let mut wanted = HashMap::new();
-        for (service, id) in self.desired.services.iter().zip(&self.ids.services) {
-            wanted.extend(service.listeners.iter().map(|listener| (*listener, *id)));
+    fn set_settings(&mut self, settings: Settings) -> Result<()> {
+        if self.actual.settings != Some(settings) {
+            self.dataplane.set_settings(settings)?;
+            self.actual.settings = Some(settings);
+            self.writes += 1;
         }
-        let used: HashSet<ServiceId> = (self.actual.listeners.iter())
-            .filter(|(listener, _)| wanted.contains_key(*listener))
-            .map(|(_, id)| *id)
-            .collect();
-        let mut gone = Vec::new();
-        for (listener, current) in &self.actual.listeners {
-            let stays = match wanted.get(listener) {
-                None => false,
-                // A service without listeners is made first, so that this one moves before anything happens to the one it has.
-                Some(target) => target == current || !used.contains(target) || !self.gains_backends(*current)?,
-            };
-            if !stays {
-                gone.push(*listener);
+        Ok(())
+    }
+
+    fn write_interfaces(&mut self) -> Result<()> {
+        let wanted = self.desired.host.iter().flat_map(|host| &host.interfaces);
+        for (ifindex, interface) in wanted {
+            if self.actual.interfaces.get(ifindex) != Some(interface) {
+                self.dataplane.set_interface(*ifindex, *interface)?;
+                self.writes += 1;
             }
         }
-        for listener in gone {
-            self.dataplane.remove_listener(listener)?;
-            self.actual.listeners.remove(&listener);
+        Ok(())
+    }
+
+    fn remove_interfaces(&mut self) -> Result<()> {
+        let Some(host) = &self.desired.host else {
+            return Ok(());
+        };
+        let known = self.actual.interfaces.keys();
+        for ifindex in known.filter(|ifindex| !host.interfaces.contains_key(ifindex)) {
+            self.dataplane.remove_interface(*ifindex)?;
+            self.writes += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives addresses the roles that they don't have yet.
+    fn add_roles(&mut self) -> Result<()> {
+        for (address, wanted) in &self.wanted_roles {
+            let actual = self.actual.roles.get(address).copied();
+            let roles = in_between(actual.unwrap_or_default(), *wanted);
+            if actual != Some(roles) {
+                self.dataplane.set_roles(*address, roles)?;
+                self.actual.roles.insert(*address, roles);
+                self.writes += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the roles that they should not have any more.
+    fn remove_roles(&mut self) -> Result<()> {
+        for (address, actual) in &self.actual.roles {
+            match self.wanted_roles.get(address) {
+                Some(wanted) if wanted == actual => continue,
+                Some(wanted) => self.dataplane.set_roles(*address, *wanted)?,
+                None => self.dataplane.remove_roles(*address)?,
+            }
             self.writes += 1;
         }
         Ok(())
@@ -264,17 +348,13 @@ impl Reconciliation<'_> {
             return Ok(false);
         };
         let now: HashSet<BackendId> = self.dataplane.slots(id)?.into_iter().collect();
-        let next = slots(&self.desired.services[index], &self.ids.backends[index]);
+        let next = self.wanted_slots(index);
         Ok(next.iter().any(|id| !now.contains(id)))
     }
 
     /// Writes those of the wanted entries that differ, if they are new or `now` says so.
-    fn write_backends(
-        &mut self,
-        wanted: &BTreeMap<BackendId, BackendEntry>,
-        now: impl Fn(&BackendEntry) -> bool,
-    ) -> Result<()> {
-        for (id, entry) in wanted {
+    fn write_backends(&mut self, now: impl Fn(&BackendEntry) -> bool) -> Result<()> {
+        for (id, entry) in &self.wanted_backends {
             let current = self.actual.backends.get(id);
             if current != Some(entry) && (current.is_none() || now(entry)) {
                 self.dataplane.set_backend(*id, entry)?;
@@ -298,24 +378,41 @@ impl Reconciliation<'_> {
     }
 
     fn write_service(&mut self, index: usize) -> Result<()> {
-        let service = &self.desired.services[index];
+        let desired = self.desired;
+        let service = &desired.services[index];
         let id = self.ids.services[index];
         if self.actual.services.get(&id) != Some(&service.record) {
             self.dataplane.set_service(id, service.record)?;
             self.writes += 1;
         }
-        let slots = slots(service, &self.ids.backends[index]);
+        let slots = self.wanted_slots(index);
         if self.dataplane.slots(id)? != slots {
             self.dataplane.set_slots(id, &slots)?;
             self.writes += 1;
         }
-        for listener in &service.listeners {
-            if self.actual.listeners.get(listener) != Some(&id) {
-                self.dataplane.set_listener(*listener, id)?;
-                self.writes += 1;
-            }
-        }
-        Ok(())
+        self.write_listeners(&service.listeners, id)
+    }
+
+    /// The slots that a service should have.
+    fn wanted_slots(&self, index: usize) -> Vec<BackendId> {
+        let service = &self.desired.services[index];
+        let candidates: Vec<Candidate> = service
+            .backends
+            .iter()
+            .zip(&self.ids.backends[index])
+            .map(|(backend, id)| Candidate {
+                id: *id,
+                address: backend.address,
+                weight: backend.weight,
+                ready: backend.ready && (!service.is_direct() || self.is_on_link(*id)),
+            })
+            .collect();
+        scheduler::slots(service.scheduler, &candidates)
+    }
+
+    /// Whether a backend can be reached without a router.
+    fn is_on_link(&self, id: BackendId) -> bool {
+        self.wanted_backends.get(&id).is_some_and(|entry| entry.on_link != 0)
     }
 
     fn remove_unwanted_services(&mut self) -> Result<()> {
@@ -326,19 +423,4 @@ impl Reconciliation<'_> {
         }
         Ok(())
     }
-}
-
-fn slots(service: &DesiredService, ids: &[BackendId]) -> Vec<BackendId> {
-    let candidates: Vec<Candidate> = service
-        .backends
-        .iter()
-        .zip(ids)
-        .map(|(backend, id)| Candidate {
-            id: *id,
-            address: backend.address,
-            weight: backend.weight,
-            ready: backend.ready,
-        })
-        .collect();
-    scheduler::slots(service.scheduler, &candidates)
 }

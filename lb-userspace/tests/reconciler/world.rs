@@ -1,7 +1,7 @@
 //! What a script acts on: a configuration, an agent's store, and a data plane in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -10,21 +10,24 @@ use std::{
 };
 
 use lb_common::{
-    backend::NextHop,
+    address::{V4, V6},
+    backend::{NextHop, Tags},
     connection::{Direction, Seen},
+    interface::Interface,
+    role::Roles,
     settings::PortRange,
 };
 use xlb::{
     dataplane::{
-        BackendEntry, BackendId, ConnectionEntry, Dataplane, DataplaneError, ServiceId, Tuple, fake::FakeDataplane,
-        faulty::FaultyDataplane,
+        BackendEntry, BackendId, ConnectionEntry, Dataplane, DataplaneError, Family, ListenerEntry, ServiceId, Tuple,
+        fake::FakeDataplane, faulty::FaultyDataplane,
     },
     expiry,
     model::{
-        Backend, Connections, Forwarding, HealthCheck, Listener, Model, Probe, Protocol, Scheduler, Service, Snat,
-        Timeouts, WhenAllDown, store::Store,
+        Backend, Connections, Echo, Forwarding, HealthCheck, Listener, Model, Ports, Probe, Protocol, Scheduler,
+        Service, Snat, Timeouts, WhenAllDown, store::Store,
     },
-    netlink::{Resolved, Unresolved, Way, Ways},
+    netlink::{Host, Network, Resolved, Unresolved, Way, Ways},
     reconciler::{self, Desired},
 };
 
@@ -48,6 +51,9 @@ pub(crate) struct World {
     model: Model,
     store: Store,
     ways: Ways,
+    host: Host,
+    /// Whether the agent has looked at the host since it started.
+    knows_host: bool,
     dataplane: FakeDataplane,
 }
 
@@ -76,6 +82,8 @@ impl World {
             store: Store::new(Arc::new(model.clone())),
             model,
             ways: Ways::new(),
+            host: Host::default(),
+            knows_host: true,
             dataplane: FakeDataplane::new(),
         }
     }
@@ -92,9 +100,10 @@ impl World {
                 let times = times.first().map_or(1, |times| times.parse().unwrap());
                 self.probe(words[0] == "pass", service, address(backend), times);
             }
-            ["way", ip, ifindex] => {
+            ["way", ip, ifindex, ref on_link @ ..] => {
                 let ip: IpAddr = ip.parse().unwrap();
-                self.ways.insert(ip, way(ifindex.parse().unwrap()));
+                let on_link = on_link.first().map_or(0, |prefix| prefix.parse().unwrap());
+                self.ways.insert(ip, way(ip, ifindex.parse().unwrap(), on_link));
             }
             ["no-way", ip] => {
                 let ip: IpAddr = ip.parse().unwrap();
@@ -105,6 +114,7 @@ impl World {
                 self.ways.insert(ip, way_without_neighbour(ip));
             }
             ["forget-ways"] => self.ways.clear(),
+            ["interface" | "no-interface" | "own" | "disown" | "look-around", ..] => self.change_host(&words),
             ["connect", client, backend] => self.connect(address(client), BackendId(backend.parse().unwrap())),
             ["disconnect", client] => self.disconnect(address(client)),
             ["retire", count] => self.retire(count.parse().unwrap()),
@@ -114,6 +124,28 @@ impl World {
             }
         }
         String::new()
+    }
+
+    /// Changes the host that the agent runs on, which it learns of.
+    fn change_host(&mut self, words: &[&str]) {
+        self.knows_host = true;
+        match words {
+            ["interface", index, addresses @ ..] => {
+                let index = index.parse().unwrap();
+                self.host.interfaces.insert(index, interface(index, addresses));
+            }
+            ["no-interface", index] => {
+                self.host.interfaces.remove(&index.parse().unwrap());
+            }
+            ["own", address] => {
+                self.host.addresses.insert(address.parse().unwrap());
+            }
+            ["disown", address] => {
+                self.host.addresses.remove(&address.parse().unwrap());
+            }
+            ["look-around"] => {}
+            _ => panic!("unknown command {words:?}"),
+        }
     }
 
     /// Changes the configuration.
@@ -167,13 +199,18 @@ impl World {
     fn restart(&mut self) {
         self.store = Store::new(Arc::new(self.model.clone()));
         self.ways.clear();
+        self.knows_host = false;
         for (service, backend, status) in reconciler::adoptable(&self.dataplane, &self.model).unwrap() {
             self.store.adopt(&service, backend, status);
         }
     }
 
     fn desired(&self) -> Desired {
-        Desired::new(&self.store.state(), &self.ways, HOST_PORTS)
+        let network = Network {
+            ways: self.ways.clone(),
+            host: self.knows_host.then(|| self.host.clone()),
+        };
+        Desired::new(&self.store.state(), &network, HOST_PORTS)
     }
 
     fn reconcile(&mut self) -> String {
@@ -189,7 +226,7 @@ impl World {
         assert_eq!(report.writes, log.len(), "the report counts every write");
         let again = reconciler::reconcile(&mut self.dataplane, &desired).unwrap();
         assert_eq!(again.writes, 0, "a second time there is nothing to do");
-        survive_faults(&before, &desired, &self.dataplane.dump(), log.len());
+        survive_faults(&before, &desired, &self.dataplane, log.len());
         lines(&log)
     }
 
@@ -214,7 +251,11 @@ impl World {
         let forward = Tuple {
             protocol: Protocol::Tcp,
             source: client,
-            destination: address("203.0.113.10:80"),
+            destination: address(if client.is_ipv4() {
+                "203.0.113.10:80"
+            } else {
+                "[2001:db8::10]:80"
+            }),
         };
         let reply = Tuple {
             protocol: Protocol::Tcp,
@@ -257,8 +298,8 @@ impl World {
                 address,
                 alive: false,
                 next_hop: NextHop::UNKNOWN,
-                mtu: 0,
                 source: [0, 0, 0, 0].into(),
+                on_link: 0,
             };
             self.dataplane.set_backend(id, &entry).unwrap();
         }
@@ -266,13 +307,17 @@ impl World {
 }
 
 /// Fails each of the `writes` of a reconciliation once, then every write with a probability, and expects the rules to hold on what
-/// is left behind and later attempts to reach `expected`.
-fn survive_faults(before: &FakeDataplane, desired: &Desired, expected: &str, writes: usize) {
+/// is left behind and later attempts to reach `after`.
+fn survive_faults(before: &FakeDataplane, desired: &Desired, after: &FakeDataplane, writes: usize) {
+    let expected = after.dump();
+    let check = |left: &FakeDataplane| {
+        check_rules(left);
+        check_leads(before, desired, left, after);
+    };
     for n in 1..=writes {
         let mut faulty = FaultyDataplane::failing_nth(before.clone(), n);
         reconciler::reconcile(&mut faulty, desired).expect_err("a write failed");
-        check_rules(faulty.inner());
-        check_leads(before, desired, faulty.inner());
+        check(faulty.inner());
         let mut left = faulty.into_inner();
         reconciler::reconcile(&mut left, desired).unwrap();
         check_rules(&left);
@@ -281,8 +326,7 @@ fn survive_faults(before: &FakeDataplane, desired: &Desired, expected: &str, wri
     for seed in 0..20 {
         let mut faulty = FaultyDataplane::failing_randomly(before.clone(), 0.5, seed);
         while reconciler::reconcile(&mut faulty, desired).is_err() {
-            check_rules(faulty.inner());
-            check_leads(before, desired, faulty.inner());
+            check(faulty.inner());
         }
         assert_eq!(faulty.inner().dump(), expected, "with random faults, seed {seed}");
     }
@@ -292,11 +336,14 @@ fn survive_faults(before: &FakeDataplane, desired: &Desired, expected: &str, wri
 fn check_rules(dataplane: &FakeDataplane) {
     let services: HashMap<_, _> = dataplane.services().unwrap().into_iter().collect();
     let backends: HashMap<_, _> = dataplane.backends().unwrap().into_iter().collect();
+    let roles: HashMap<_, _> = dataplane.roles().unwrap().into_iter().collect();
+    let has_role = |address: IpAddr, role| roles.get(&address).is_some_and(|roles| roles.any(role));
     for (listener, service) in dataplane.listeners().unwrap() {
         assert!(
             services.contains_key(&service),
             "{listener} points at service {service:?} without a record"
         );
+        assert!(has_role(listener.address, Roles::VIP), "{listener} is on no VIP");
     }
     for service in services.keys() {
         for id in dataplane.slots(*service).unwrap() {
@@ -304,40 +351,84 @@ fn check_rules(dataplane: &FakeDataplane) {
                 .get(&id)
                 .unwrap_or_else(|| panic!("a slot names {id:?}, which is not set"));
             assert_eq!(backend.service, *service, "a slot names {id:?} of another service");
+            assert!(has_role(backend.address.ip(), Roles::BACKEND), "{id:?} has no role");
         }
     }
     if let Some(settings) = dataplane.settings().unwrap() {
-        assert!(settings.snat_addresses as usize <= dataplane.snat_addresses().unwrap().len());
-    }
-}
-
-/// While one state turns into another, a listener leads to backends that it has in one of them, never to those of another service.
-fn check_leads(before: &FakeDataplane, desired: &Desired, now: &FakeDataplane) {
-    let old = leads(before);
-    for (listener, addresses) in leads(now) {
-        let next: Vec<SocketAddr> = (desired.services.iter())
-            .filter(|service| service.listeners.contains(&listener))
-            .flat_map(|service| service.backends.iter().map(|backend| backend.address))
-            .collect();
-        for address in addresses {
-            let known = next.contains(&address) || old.get(&listener).is_some_and(|old| old.contains(&address));
-            assert!(known, "{listener} leads to {address}, a backend of another service");
+        for (family, counted) in [
+            (Family::V4, settings.snat_addresses_v4),
+            (Family::V6, settings.snat_addresses_v6),
+        ] {
+            assert!(counted as usize <= dataplane.snat_addresses(family).unwrap().len());
         }
     }
 }
 
-/// Where each listener leads.
-fn leads(dataplane: &FakeDataplane) -> HashMap<Listener, Vec<SocketAddr>> {
+/// While one state turns into another, every port leads to backends that it has in one of them, never to those of another service;
+/// and a port that stays with its service leads there all the time.
+fn check_leads(before: &FakeDataplane, desired: &Desired, now: &FakeDataplane, after: &FakeDataplane) {
+    for port in telling_ports(&[before, now, after]) {
+        let known: BTreeSet<SocketAddr> = (desired.services.iter())
+            .filter(|service| service.listeners.iter().any(|entry| contains(entry, port)))
+            .flat_map(|service| service.backends.iter().map(|backend| backend.address))
+            .chain(addresses(before, lookup(before, port)))
+            .collect();
+        for address in addresses(now, lookup(now, port)) {
+            assert!(
+                known.contains(&address),
+                "{port:?} leads to {address}, a backend of another service"
+            );
+        }
+        let old = lookup(before, port);
+        if old == lookup(after, port) {
+            assert_eq!(lookup(now, port), old, "{port:?} stays where it leads");
+        }
+    }
+}
+
+/// A port of a VIP.
+type Dialled = (IpAddr, Protocol, u16);
+
+/// The ports at which any of the data planes may change its mind: the first and last of every entry, and their neighbours.
+fn telling_ports(dataplanes: &[&FakeDataplane]) -> BTreeSet<Dialled> {
+    let mut ports = BTreeSet::new();
+    for dataplane in dataplanes {
+        for (entry, _) in dataplane.listeners().unwrap() {
+            for port in [
+                entry.port.saturating_sub(1),
+                entry.port,
+                entry.last(),
+                entry.last().saturating_add(1),
+            ] {
+                ports.insert((entry.address, entry.protocol, port));
+            }
+        }
+    }
+    ports
+}
+
+fn contains(entry: &ListenerEntry, (address, protocol, port): Dialled) -> bool {
+    (entry.address, entry.protocol) == (address, protocol) && (entry.port..=entry.last()).contains(&port)
+}
+
+/// The service that the program would find: by the smallest block, and by ranges only if they are counted.
+fn lookup(dataplane: &FakeDataplane, port: Dialled) -> Option<ServiceId> {
+    let ranges = dataplane
+        .settings()
+        .unwrap()
+        .is_some_and(|settings| settings.port_prefixes > 0);
+    let entries = dataplane.listeners().unwrap().into_iter();
+    entries
+        .filter(|(entry, _)| contains(entry, port) && (ranges || !entry.is_range()))
+        .max_by_key(|(entry, _)| entry.bits)
+        .map(|(_, service)| service)
+}
+
+/// The backends of a service that new connections go to.
+fn addresses(dataplane: &FakeDataplane, service: Option<ServiceId>) -> Vec<SocketAddr> {
     let backends: HashMap<_, _> = dataplane.backends().unwrap().into_iter().collect();
-    let addresses = |service| {
-        let slots = dataplane.slots(service).unwrap();
-        slots.iter().map(|id| backends[id].address).collect()
-    };
-    let listeners = dataplane.listeners().unwrap();
-    listeners
-        .into_iter()
-        .map(|(listener, service)| (listener, addresses(service)))
-        .collect()
+    let slots = service.map(|id| dataplane.slots(id).unwrap()).unwrap_or_default();
+    slots.iter().map(|id| backends[id].address).collect()
 }
 
 fn lines(log: &[String]) -> String {
@@ -360,6 +451,7 @@ fn service(name: &str, at: &str, options: &[&str]) -> Service {
         scheduler: Scheduler::RoundRobin,
         health_check: None,
         when_all_down: WhenAllDown::ForwardToAll,
+        echo: Echo::Auto,
         backends: Vec::new(),
     };
     for option in options {
@@ -369,6 +461,9 @@ fn service(name: &str, at: &str, options: &[&str]) -> Service {
             "source_hash" => service.scheduler = Scheduler::SourceHash,
             "maglev" => service.scheduler = Scheduler::Maglev,
             "full_nat" => service.forwarding = Forwarding::FullNat,
+            "dsr" => service.forwarding = Forwarding::Dsr,
+            "echo_on" => service.echo = Echo::On,
+            "echo_off" => service.echo = Echo::Off,
             "check" => service.health_check = Some(CHECK),
             "drop" => service.when_all_down = WhenAllDown::Drop,
             _ => panic!("unknown option {option} of service {name}"),
@@ -379,8 +474,10 @@ fn service(name: &str, at: &str, options: &[&str]) -> Service {
 
 fn listener(at: &str) -> Listener {
     let (protocol, at) = at.split_once('/').unwrap();
+    let (address, ports) = at.rsplit_once(':').unwrap();
     Listener {
-        address: address(at),
+        address: address.trim_matches(['[', ']']).parse().unwrap(),
+        ports: self::ports(ports),
         protocol: match protocol {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
@@ -389,28 +486,58 @@ fn listener(at: &str) -> Listener {
     }
 }
 
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+/// `80`, `8000-8099`, or `*`.
+fn ports(text: &str) -> Ports {
+    if text == "*" {
+        return Ports::ANY;
+    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Ports {
+        first: first.parse().unwrap(),
+        last: last.parse().unwrap(),
+    }
 }
 
-fn way(ifindex: u32) -> Way {
+/// An address with a port, or without one: the port that clients dial.
+fn address(text: &str) -> SocketAddr {
+    let without_port = || text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 0));
+    text.parse()
+        .or_else(|_| without_port())
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn interface(index: u32, addresses: &[&str]) -> Interface {
+    let mut interface = Interface {
+        target: index,
+        mtu: 1500,
+        ..Interface::default()
+    };
+    for address in addresses {
+        match address.parse().unwrap() {
+            IpAddr::V4(address) => interface.v4 = V4::from(address),
+            IpAddr::V6(address) => interface.v6 = V6::from(address),
+        }
+    }
+    interface
+}
+
+fn way(ip: IpAddr, ifindex: u32, on_link: u8) -> Way {
     Way {
         resolved: Resolved {
-            next_hop: NextHop {
-                ifindex,
-                destination: [2, 0, 0, 0, 0, 1],
-                source: [2, 0, 0, 0, 0, 2],
+            next_hop: NextHop::new(ifindex, [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], Tags::NONE, 1500),
+            source: match ip {
+                IpAddr::V4(_) => [10, 0, 0, 1].into(),
+                IpAddr::V6(_) => [0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 1].into(),
             },
-            mtu: 1500,
-            source: [10, 0, 0, 1].into(),
+            on_link,
         },
         problem: None,
     }
 }
 
 fn way_without_neighbour(ip: IpAddr) -> Way {
-    let mut way = way(0);
-    way.resolved.next_hop = NextHop::UNKNOWN;
+    let mut way = way(ip, 0, 0);
+    way.resolved.next_hop = NextHop::new(0, [0; 6], [0; 6], Tags::NONE, 1500);
     way.problem = Some(Unresolved::NoNeighbour {
         neighbour: ip,
         interface: "eth1".to_owned(),

@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{BufRead as _, BufReader},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Stdio},
 };
@@ -48,6 +49,7 @@ impl ServeCommand {
 pub struct Backend {
     namespace: Namespace,
     id: u32,
+    at: Option<SocketAddr>,
     command: ServeCommand,
     process: Option<Child>,
 }
@@ -62,15 +64,30 @@ impl Backend {
         Self::start_with(namespace, id, ServeCommand::lab()?)
     }
 
+    /// As [`Backend::start`], at this address alone instead of port [`PORT`] of all: the VIP on a loopback, for example. The health
+    /// endpoint is where it always is.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Backend::start`], and when the address is not the namespace's.
+    pub fn start_at(namespace: &Namespace, id: u32, at: SocketAddr) -> Result<Self> {
+        Self::launched(namespace, id, Some(at), ServeCommand::lab()?)
+    }
+
     /// As [`Backend::start`], with a given command.
     ///
     /// # Errors
     ///
     /// When the command can't be run or a port is taken.
     pub fn start_with(namespace: &Namespace, id: u32, command: ServeCommand) -> Result<Self> {
+        Self::launched(namespace, id, None, command)
+    }
+
+    fn launched(namespace: &Namespace, id: u32, at: Option<SocketAddr>, command: ServeCommand) -> Result<Self> {
         let mut backend = Self {
             namespace: namespace.clone(),
             id,
+            at,
             command,
             process: None,
         };
@@ -99,12 +116,16 @@ impl Backend {
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "backend {} runs already", self.id);
         let ServeCommand { program, subcommand } = &self.command;
-        let mut process = self
-            .namespace
-            .command(program)
+        let port = self.at.map_or(PORT, |at| at.port()).to_string();
+        let mut command = self.namespace.command(program);
+        command
             .args([subcommand, "--id", &self.id.to_string()])
-            .args(["--tcp", &PORT.to_string(), "--udp", &PORT.to_string()])
-            .args(["--http", &HEALTH_PORT.to_string()])
+            .args(["--tcp", &port, "--udp", &port])
+            .args(["--http", &HEALTH_PORT.to_string()]);
+        if let Some(at) = self.at {
+            command.args(["--at", &at.ip().to_string()]);
+        }
+        let mut process = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

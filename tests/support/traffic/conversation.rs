@@ -1,10 +1,6 @@
 //! A client's side of the protocol over one socket.
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -13,6 +9,7 @@ use tokio::{
 };
 
 use super::{Answer, Protocol};
+use crate::names::Family;
 
 /// An open socket to a server.
 pub(super) enum Conversation {
@@ -31,7 +28,7 @@ impl Conversation {
                     Ok(Self::Tcp(BufReader::new(stream)))
                 }
                 Protocol::Udp => {
-                    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+                    let socket = UdpSocket::bind((Family::of(to.ip()).unspecified(), 0)).await?;
                     socket.connect(to).await?;
                     Ok(Self::Udp(socket))
                 }

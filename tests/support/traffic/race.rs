@@ -2,7 +2,7 @@
 
 use std::{
     hint,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     ops::RangeInclusive,
     panic,
     sync::atomic::{AtomicUsize, Ordering},
@@ -46,16 +46,20 @@ pub struct Race {
 /// With fewer than two CPUs, or when a socket can't be opened.
 pub fn race_first_packets(
     namespace: &Namespace,
-    source: Ipv4Addr,
+    source: impl Into<IpAddr>,
     ports: RangeInclusive<u16>,
     to: SocketAddr,
 ) -> Result<Vec<Race>> {
-    let cpus = two_cpus()?;
-    namespace.run(|| ports.map(|port| race(source, port, to, cpus)).collect())?
+    let (source, cpus) = (source.into(), two_cpus()?);
+    namespace.run(|| {
+        ports
+            .map(|port| race(SocketAddr::new(source, port), to, cpus))
+            .collect()
+    })?
 }
 
-fn race(source: Ipv4Addr, port: u16, to: SocketAddr, cpus: [usize; 2]) -> Result<Race> {
-    let sockets = [open(source, port, to)?, open(source, port, to)?];
+fn race(source: SocketAddr, to: SocketAddr, cpus: [usize; 2]) -> Result<Race> {
+    let sockets = [open(source, to)?, open(source, to)?];
     let waiting = AtomicUsize::new(sockets.len());
     let sent = thread::scope(|scope| -> Result<Vec<Sent>> {
         let threads: Vec<_> = (0..sockets.len())
@@ -70,7 +74,7 @@ fn race(source: Ipv4Addr, port: u16, to: SocketAddr, cpus: [usize; 2]) -> Result
         threads.into_iter().map(join).collect()
     })?;
     Ok(Race {
-        port,
+        port: source.port(),
         answers: collect_answers(&sockets)?,
         cpus: [sent[0].cpu, sent[1].cpu],
         overlapped: sent[0].start < sent[1].end && sent[1].start < sent[0].end,
@@ -85,12 +89,12 @@ struct Sent {
 }
 
 /// One of two sockets on the same five-tuple.
-fn open(source: Ipv4Addr, port: u16, to: SocketAddr) -> Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+fn open(source: SocketAddr, to: SocketAddr) -> Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(source), Type::DGRAM, None)?;
     socket.set_reuse_port(true)?;
     socket
-        .bind(&SocketAddr::from((source, port)).into())
-        .with_context(|| format!("cannot bind {source}:{port}"))?;
+        .bind(&source.into())
+        .with_context(|| format!("cannot bind {source}"))?;
     socket.connect(&to.into())?;
     let socket = UdpSocket::from(socket);
     socket.set_read_timeout(Some(POLL))?;

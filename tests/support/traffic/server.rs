@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,16 +10,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
     signal::unix::{SignalKind, signal},
 };
 
 use super::{Answer, client::block_on};
+use crate::names::Family;
 
 /// Connections that may wait to be accepted; more than any test opens at once.
-const BACKLOG: u32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// What to serve; also the options of a command that does.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -33,7 +35,10 @@ pub struct Server {
     /// UDP port of the line protocol.
     #[arg(long)]
     pub udp: u16,
-    /// Port of the health endpoint: HTTP, status 200, or 503 between SIGUSR1 and SIGUSR2.
+    /// Address of the line protocol, for a host with several; all addresses of both families if not given.
+    #[arg(long)]
+    pub at: Option<IpAddr>,
+    /// Port of the health endpoint, at all addresses: HTTP, status 200, or 503 between SIGUSR1 and SIGUSR2.
     #[arg(long)]
     pub http: u16,
 }
@@ -54,27 +59,26 @@ impl Server {
     ///
     /// When a port is taken.
     pub async fn run(self, ready: impl FnOnce()) -> io::Result<()> {
-        let (tcp, http) = (listen(self.tcp)?, listen(self.http)?);
-        let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, self.udp)).await?;
+        let id = self.id;
         let healthy = Arc::new(AtomicBool::new(true));
+        for address in every_address(None) {
+            let healthy = Arc::clone(&healthy);
+            let serve = move |stream, _| answer_http(stream, healthy.load(Ordering::Relaxed));
+            tokio::spawn(accept(listen(address, self.http)?, serve));
+        }
+        for address in every_address(self.at) {
+            let serve = move |stream, client| answer_lines(stream, client, id);
+            tokio::spawn(accept(listen(address, self.tcp)?, serve));
+            tokio::spawn(answer_datagrams(open_udp(address, self.udp)?, id));
+        }
         let mut gets_sick = signal(SignalKind::user_defined1())?;
         let mut gets_well = signal(SignalKind::user_defined2())?;
         ready();
 
-        let id = self.id;
-        tokio::spawn(answer_datagrams(udp, id));
         loop {
             tokio::select! {
                 _ = gets_sick.recv() => healthy.store(false, Ordering::Relaxed),
                 _ = gets_well.recv() => healthy.store(true, Ordering::Relaxed),
-                connection = tcp.accept() => {
-                    let (stream, client) = connection?;
-                    tokio::spawn(answer_lines(stream, client, id));
-                }
-                connection = http.accept() => {
-                    let (stream, _) = connection?;
-                    tokio::spawn(answer_http(stream, healthy.load(Ordering::Relaxed)));
-                }
             }
         }
     }
@@ -86,12 +90,53 @@ fn say_ready() {
     let _ = io::stdout().flush();
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    // A backend that was killed comes back on its port at once.
-    socket.set_reuseaddr(true)?;
-    socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
-    socket.listen(BACKLOG)
+/// The given address, or "any" of each family that this kernel has.
+fn every_address(at: Option<IpAddr>) -> Vec<IpAddr> {
+    let is_there = |family: &Family| *family == Family::V4 || Socket::new(Domain::IPV6, Type::DGRAM, None).is_ok();
+    match at {
+        Some(address) => vec![address],
+        None => Family::ALL
+            .into_iter()
+            .filter(is_there)
+            .map(Family::unspecified)
+            .collect(),
+    }
+}
+
+/// A bound socket of the address's family alone, ready for tokio.
+fn open(kind: Type, protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if kind == Type::STREAM {
+        // A backend that was killed comes back on its port at once.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let socket = open(Type::STREAM, Protocol::TCP, SocketAddr::new(address, port))?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn open_udp(address: IpAddr, port: u16) -> io::Result<UdpSocket> {
+    UdpSocket::from_std(open(Type::DGRAM, Protocol::UDP, SocketAddr::new(address, port))?.into())
+}
+
+/// Serves every connection on a task of its own.
+async fn accept<F>(listener: TcpListener, serve: impl Fn(TcpStream, SocketAddr) -> F) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    loop {
+        let (stream, client) = listener.accept().await?;
+        tokio::spawn(serve(stream, client));
+    }
 }
 
 async fn answer_lines(stream: TcpStream, client: SocketAddr, backend: u32) -> io::Result<()> {

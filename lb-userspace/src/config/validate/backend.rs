@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     super::{
-        address::{self, Endpoint, Ports},
+        address::{self, Endpoint, Family, Ports, show_endpoint},
         error::Invalid,
         file,
         path::Path,
@@ -16,32 +16,51 @@ use super::{
         values::{self, Parsed},
     },
     Placed,
+    listener::{Dialled, Listeners},
 };
-use crate::model::Backend;
+use crate::model::{Backend, Forwarding};
 
-/// Address families of a service's listeners.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Families {
-    pub(super) ipv4: bool,
-    pub(super) ipv6: bool,
+/// What a service asks of the addresses of its backends.
+#[derive(Clone, Copy)]
+pub(super) struct Expected {
+    family: Option<Family>,
+    port: Port,
 }
 
-impl Families {
-    /// Whether every listener can be served by a backend of this address. So it is where no listener is known.
-    const fn fit(self, ip: IpAddr) -> bool {
-        match ip {
-            IpAddr::V4(_) => !self.ipv6,
-            IpAddr::V6(_) => !self.ipv4,
-        }
+/// What a service asks of the ports of its backends.
+#[derive(Clone, Copy)]
+enum Port {
+    /// Nothing is known of the listeners: anything may be right.
+    Unknown,
+    /// One port: it replaces the one that the client dialled.
+    Named,
+    /// None: there is a range of ports to dial, and the backend has them all.
+    Kept,
+    /// None, or the only one that can be dialled: packets are not rewritten.
+    Untouched(Option<u16>),
+}
+
+impl Expected {
+    /// By a service with these listeners.
+    pub(super) const fn by(listeners: &Listeners, forwarding: Forwarding) -> Self {
+        let port = match (listeners.dialled, forwarding) {
+            (Dialled::Unknown, _) => Port::Unknown,
+            (Dialled::Range, _) => Port::Kept,
+            (Dialled::One(port), Forwarding::Dsr) => Port::Untouched(Some(port)),
+            (Dialled::Several, Forwarding::Dsr) => Port::Untouched(None),
+            (Dialled::One(_) | Dialled::Several, Forwarding::Nat | Forwarding::FullNat) => Port::Named,
+        };
+        let family = listeners.family;
+        Self { family, port }
     }
 }
 
-/// Reads the list `backends` of a service with listeners of these families.
+/// Reads the list `backends` of a service.
 pub(super) fn read_all(
     report: &mut Report<'_>,
     at: &Path,
     list: Option<&List<Entry<file::Backend>>>,
-    families: Families,
+    expected: Expected,
 ) -> Vec<Placed<Backend>> {
     let Some(list) = list else {
         report.missing(at, "the list of backends", "backends: [10.0.0.11:8080]");
@@ -50,11 +69,11 @@ pub(super) fn read_all(
     let mut backends: Vec<Placed<Backend>> = Vec::new();
     let mut seen = HashMap::new();
     report.each(at, list, |report, at, entry| {
-        let Some(backend) = read(report, at, entry, families) else {
+        let Some(backend) = read(report, at, entry, expected) else {
             return;
         };
         if let Some(line) = seen.insert(backend.value.address, report.line(&backend.at)) {
-            let message = format!("{} is listed in line {line} already", backend.value.address);
+            let message = format!("{} is listed in line {line} already", show(backend.value.address));
             let remedy = "list each backend once, with a greater `weight` for a greater share";
             report.error(&backend.at, Invalid::new(message, remedy));
         }
@@ -90,9 +109,9 @@ fn read(
     report: &mut Report<'_>,
     at: &Path,
     entry: &Entry<file::Backend>,
-    families: Families,
+    expected: Expected,
 ) -> Option<Placed<Backend>> {
-    let parse = |value: &Scalar| backend_address(value, families);
+    let parse = |value: &Scalar| backend_address(value, expected);
     let backend = match entry {
         Entry::Short(value) => {
             let address = report.read(at, Some(value), parse)?;
@@ -124,30 +143,64 @@ fn read(
     })
 }
 
-fn backend_address(value: &Scalar, families: Families) -> Parsed<SocketAddr> {
+/// A backend's address as the file would have it: without a port where it has none.
+fn show(address: SocketAddr) -> String {
+    match address.port() {
+        0 => address.ip().to_string(),
+        _ => address.to_string(),
+    }
+}
+
+fn backend_address(value: &Scalar, expected: Expected) -> Parsed<SocketAddr> {
     let Endpoint { ip, ports } = address::endpoint(value)?;
     let ip = address::unicast(ip)?;
-    if !families.fit(ip) {
-        let (this, other) = if ip.is_ipv4() {
-            ("IPv4", "IPv6")
-        } else {
-            ("IPv6", "IPv4")
-        };
+    let family = Family::of(ip);
+    if let Some(other) = expected.family.filter(|expected| *expected != family) {
         return Err(Invalid::new(
-            format!("{ip} is an {this} address and the service has an {other} listener"),
+            format!("{ip} is an {family} address and the service has an {other} listener"),
             "make a service of its own for each address family",
         ));
     }
-    let ip = address::supported_family(ip)?;
-    match ports {
-        Ports::One(port) => Ok(SocketAddr::new(ip, port)),
-        Ports::Unspecified => Err(Invalid::new(
+    let port = match ports {
+        Ports::One(port) => Some(port),
+        Ports::Unspecified => None,
+        Ports::Range(_) | Ports::Any => {
+            return Err(Invalid::new(
+                format!("{value} is more than one port"),
+                format!(
+                    "expected one port, like {}, or none where a range is listened on: {ip}",
+                    show_endpoint(ip, 8080)
+                ),
+            ));
+        }
+    };
+    backend_port(value, ip, port, expected.port).map(|port| SocketAddr::new(ip, port))
+}
+
+/// The port of a backend in the model, 0 being the one that the client dialled.
+fn backend_port(value: &Scalar, ip: IpAddr, written: Option<u16>, expected: Port) -> Parsed<u16> {
+    match (expected, written) {
+        (Port::Unknown, _) => Ok(written.unwrap_or(0)),
+        (Port::Named, Some(port)) => Ok(port),
+        (Port::Named, None) => Err(Invalid::new(
             format!("{value} has no port"),
-            format!("add the port, like {ip}:8080; to keep the client's port is not supported yet"),
+            format!("add the port, like {}", show_endpoint(ip, 8080)),
         )),
-        Ports::Range(_) | Ports::Any => Err(Invalid::new(
-            format!("{value} is more than one port"),
-            format!("expected one port, like {ip}:8080"),
+        (Port::Kept, None) => Ok(0),
+        (Port::Kept, Some(_)) => Err(Invalid::new(
+            format!(
+                "{value} has a port, and the service listens on a range: backends keep the port that the client dialled"
+            ),
+            format!("expected the address alone: {ip}"),
+        )),
+        (Port::Untouched(dialled), None) => Ok(dialled.unwrap_or(0)),
+        (Port::Untouched(Some(dialled)), Some(port)) if port == dialled => Ok(port),
+        (Port::Untouched(_), Some(port)) => Err(Invalid::new(
+            format!(
+                "port {port} is not what clients dial: with forwarding dsr packets are not rewritten, and arrive at the \
+                 port of the listener"
+            ),
+            format!("expected the address alone, {ip}, and a server that listens on the listener's ports"),
         )),
     }
 }
@@ -157,7 +210,7 @@ fn refuse_not_yet(report: &mut Report<'_>, at: &Path, backend: &file::Backend) {
         .read(&at.key("name"), backend.name.as_ref(), address::host_name)
         .is_some()
     {
-        report.not_supported(&at.key("name"), "write `address:` with an IPv4 address and port");
+        report.not_supported(&at.key("name"), "write `address:` with an IP address and port");
     }
     report.refuse(&at.key("zone"), backend.zone.as_ref(), |zone| {
         values::name(zone).map(drop)

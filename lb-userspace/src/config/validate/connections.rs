@@ -45,7 +45,11 @@ fn read_timeouts(report: &mut Report<'_>, at: &Path, timeouts: Option<&file::Tim
     let nothing = file::Timeouts::default();
     let timeouts = timeouts.unwrap_or(&nothing);
     let any = values::duration(SHORTEST..=LONGEST);
-    report.refuse(&at.key("icmp"), timeouts.icmp.as_ref(), &any);
+    let icmp_at = at.key("icmp");
+    if report.read(&icmp_at, timeouts.icmp.as_ref(), &any).is_some() {
+        let message = "has no effect: echo requests (ping) are answered, not balanced, so no connection waits for them";
+        report.warn(&icmp_at, Invalid::new(message, "remove the key"));
+    }
 
     let mut read = |key: &'static str, value: Option<&Scalar>, default, minimum, rfc: &str| {
         let at = at.key(key);

@@ -7,12 +7,14 @@ mod backend;
 mod conflicts;
 mod connections;
 mod health_check;
+mod listener;
 mod not_yet;
 mod service;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     path::PathBuf,
 };
 
@@ -20,7 +22,7 @@ use lb_common::limits;
 
 use self::service::Draft;
 use super::{
-    address,
+    address::{self, Family},
     error::Invalid,
     file::{Api, File, Interface, Snat},
     path::Path,
@@ -33,8 +35,8 @@ use crate::model::{self, Model, XdpMode};
 /// Where commands reach the agent when the file does not say.
 const DEFAULT_SOCKET: &str = "/run/xlb/xlb.sock";
 
-/// Ports for `full_nat` when the file does not say: all that need no privilege.
-const DEFAULT_SNAT_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_535;
+/// Ports for translated sources when the file does not say: all that need no privilege.
+const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 1024..=65_535;
 
 /// A value, and where the file has it.
 struct Placed<T> {
@@ -164,40 +166,44 @@ fn listen_address(value: &Scalar) -> Parsed<SocketAddr> {
     })
 }
 
-fn read_snat(
-    report: &mut Report<'_>,
-    at: &Path,
-    snat: Option<&Snat>,
-) -> (Vec<Placed<IpAddr>>, std::ops::RangeInclusive<u16>) {
+/// The pool of source addresses, with their places, and its ports.
+fn read_snat(report: &mut Report<'_>, at: &Path, snat: Option<&Snat>) -> (Vec<Placed<IpAddr>>, RangeInclusive<u16>) {
     let Some(snat) = snat else {
         return (Vec::new(), DEFAULT_SNAT_PORTS);
     };
-    let mut addresses: Vec<Placed<IpAddr>> = Vec::new();
-    if let Some(list) = &snat.addresses {
-        let at = at.key("addresses");
-        report.each(&at, list, |report, at, value| {
-            let known = |ip: IpAddr| match addresses.iter().any(|address| address.value == ip) {
-                true => Err(Invalid::new(format!("{ip} is listed twice"), "list each address once")),
-                false => Ok(ip),
-            };
-            let parse = |value: &_| {
-                address::ip(value)
-                    .and_then(address::unicast)
-                    .and_then(address::supported_family)
-                    .and_then(known)
-            };
-            if let Some(value) = report.read(at, Some(value), parse) {
-                addresses.push(Placed { value, at: at.clone() });
-            }
-        });
-        conflicts::check_capacity(
-            report,
-            &at,
-            list.0.len(),
-            limits::MAX_SNAT_ADDRESSES,
-            "source addresses",
-        );
-    }
+    let addresses_at = at.key("addresses");
+    let addresses = snat
+        .addresses
+        .as_ref()
+        .map(|list| read_snat_addresses(report, &addresses_at, list))
+        .unwrap_or_default();
     let ports = report.read(&at.key("ports"), snat.ports.as_ref(), values::range(1..=u16::MAX));
     (addresses, ports.unwrap_or(DEFAULT_SNAT_PORTS))
+}
+
+fn read_snat_addresses(report: &mut Report<'_>, at: &Path, list: &List<Scalar>) -> Vec<Placed<IpAddr>> {
+    let mut addresses = Vec::new();
+    let mut seen = HashSet::new();
+    report.each(at, list, |report, at, value| {
+        let parse = |value: &_| address::ip(value).and_then(address::unicast);
+        let Some(ip) = report.read(at, Some(value), parse) else {
+            return;
+        };
+        if !seen.insert(ip) {
+            let invalid = Invalid::new(format!("{ip} is listed twice"), "list each address once");
+            report.error(at, invalid);
+        }
+        addresses.push(Placed {
+            value: ip,
+            at: at.clone(),
+        });
+    });
+    for family in Family::ALL {
+        let count = (addresses.iter())
+            .filter(|address| Family::of(address.value) == family)
+            .count();
+        let what = format!("{family} source addresses");
+        conflicts::check_capacity(report, at, count, limits::MAX_SNAT_ADDRESSES, &what);
+    }
+    addresses
 }

@@ -30,8 +30,6 @@ pub(super) fn refuse(report: &mut Report<'_>, at: &Path, service: &Service) {
     report.refuse(&at.key("prefer_zone"), service.prefer_zone.as_ref(), |zone| {
         values::name(zone).map(drop)
     });
-    let echo = [("auto", Some(())), ("on", Some(())), ("off", Some(()))];
-    report.refuse(&at.key("echo"), service.echo.as_ref(), values::word(&echo));
     refuse_prefixes(report, &at.key("allow"), service.allow.as_ref());
     refuse_prefixes(report, &at.key("deny"), service.deny.as_ref());
     refuse_persistence(report, &at.key("persistence"), service);

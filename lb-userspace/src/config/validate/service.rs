@@ -1,22 +1,14 @@
 //! `services`, and `defaults` for them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use super::{
-    super::{
-        address::{self, Endpoint, Ports},
-        error::Invalid,
-        file,
-        path::Path,
-        report::Report,
-        shape::{List, OneOrMany, Scalar},
-        values::{self, Parsed},
-    },
-    Placed,
-    backend::{self, Families},
-    health_check, not_yet,
+    super::{error::Invalid, file, path::Path, report::Report, shape::OneOrMany, values},
+    Placed, backend, health_check, listener, not_yet,
 };
-use crate::model::{Backend, Forwarding, HealthCheck, Listener, Probe, Protocol, Scheduler, Service, WhenAllDown};
+use crate::model::{
+    Backend, Echo, Forwarding, HealthCheck, Listener, Probe, Protocol, Scheduler, Service, WhenAllDown,
+};
 
 /// Keys that a service may take from `defaults`. What a service writes replaces the default's value whole.
 #[derive(Clone, Default)]
@@ -27,6 +19,7 @@ pub(super) struct Options {
     /// `Some(None)`: switched off.
     health_check: Option<Option<HealthCheck>>,
     when_all_down: Option<WhenAllDown>,
+    echo: Option<Echo>,
 }
 
 /// A service with the places of what can clash with other services.
@@ -39,8 +32,14 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// Who answers echo requests to its VIPs.
+    pub(super) fn echo(&self) -> Echo {
+        self.options.echo.unwrap_or_default()
+    }
+
     /// Without the places.
     pub(super) fn into_service(self) -> Service {
+        let echo = self.echo();
         Service {
             name: self.name.unwrap_or_default(),
             listeners: self.listeners.into_iter().map(|listener| listener.value).collect(),
@@ -48,6 +47,7 @@ impl Draft {
             scheduler: self.options.scheduler.unwrap_or(Scheduler::Maglev),
             health_check: self.options.health_check.unwrap_or_default(),
             when_all_down: self.options.when_all_down.unwrap_or_default(),
+            echo,
             backends: self.backends.into_iter().map(|backend| backend.value).collect(),
         }
     }
@@ -84,21 +84,28 @@ pub(super) fn read(report: &mut Report<'_>, at: &Path, service: &file::Service, 
         .or(defaults.protocols)
         .unwrap_or_else(|| vec![Protocol::Tcp]);
     let health_check = own.health_check.or(defaults.health_check);
-    let health_check = settle_health_check(report, &at.key("health_check"), health_check, &protocols);
+    let check_at = at.key("health_check");
+    let health_check = settle_health_check(report, &check_at, health_check, &protocols);
+    let forwarding = own.forwarding.or(defaults.forwarding).unwrap_or(Forwarding::Nat);
 
-    let (listeners, families) = read_listeners(report, &at.key("listen"), service.listen.as_ref(), &protocols);
-    let backends = backend::read_all(report, &at.key("backends"), service.backends.as_ref(), families);
+    let listeners = listener::read_all(report, &at.key("listen"), service.listen.as_ref(), &protocols);
+    let expected = backend::Expected::by(&listeners, forwarding);
+    let backends = backend::read_all(report, &at.key("backends"), service.backends.as_ref(), expected);
+    if let Some(check) = &health_check {
+        check_probed_port(report, &check_at, check, &protocols, &backends);
+    }
     Draft {
         at: at.clone(),
         name,
-        listeners,
+        listeners: listeners.placed,
         backends,
         options: Options {
             protocols: None,
-            forwarding: own.forwarding.or(defaults.forwarding),
+            forwarding: Some(forwarding),
             scheduler: own.scheduler.or(defaults.scheduler),
             health_check: Some(health_check),
             when_all_down: own.when_all_down.or(defaults.when_all_down),
+            echo: own.echo.or(defaults.echo),
         },
     }
 }
@@ -108,7 +115,7 @@ fn read_options(report: &mut Report<'_>, at: &Path, service: &file::Service) -> 
     let forwarding = [
         ("nat", Some(Forwarding::Nat)),
         ("full_nat", Some(Forwarding::FullNat)),
-        ("dsr", None),
+        ("dsr", Some(Forwarding::Dsr)),
     ];
     let schedulers = [
         ("round_robin", Some(Scheduler::RoundRobin)),
@@ -122,6 +129,11 @@ fn read_options(report: &mut Report<'_>, at: &Path, service: &file::Service) -> 
         ("forward_to_all", Some(WhenAllDown::ForwardToAll)),
         ("drop", Some(WhenAllDown::Drop)),
         ("reject", None),
+    ];
+    let echo = [
+        ("auto", Some(Echo::Auto)),
+        ("on", Some(Echo::On)),
+        ("off", Some(Echo::Off)),
     ];
     let check = service.health_check.as_ref();
     Options {
@@ -142,6 +154,7 @@ fn read_options(report: &mut Report<'_>, at: &Path, service: &file::Service) -> 
             service.when_all_down.as_ref(),
             values::word(&when_all_down),
         ),
+        echo: report.read(&at.key("echo"), service.echo.as_ref(), values::word(&echo)),
     }
 }
 
@@ -187,66 +200,28 @@ fn settle_health_check(
             None
         }
         None => Some(health_check::default()),
-        Some(Some(check)) if udp_only && check.port.is_none() => {
-            let kind = if check.probe == Probe::Tcp { "tcp" } else { "http" };
-            let message = format!("the {kind} check asks the backend's port, which serves udp");
-            report.warn(at, Invalid::new(message, "add the `port` to check, or `type: none`"));
-            Some(check)
-        }
         Some(check) => check,
     }
 }
 
-/// The listeners, and the families of all that is written, supported or not.
-fn read_listeners(
+/// Checks that there is something to probe behind the backend's own port, where the check at `at` names no other.
+fn check_probed_port(
     report: &mut Report<'_>,
     at: &Path,
-    listen: Option<&OneOrMany>,
+    check: &HealthCheck,
     protocols: &[Protocol],
-) -> (Vec<Placed<Listener>>, Families) {
-    let mut listeners = Vec::new();
-    let mut families = Families::default();
-    let mut read = |report: &mut Report<'_>, at: &Path, value: &Scalar| {
-        let Some(endpoint) = report.read(at, Some(value), address::endpoint) else {
-            return;
-        };
-        families.ipv4 |= endpoint.ip.is_ipv4();
-        families.ipv6 |= endpoint.ip.is_ipv6();
-        let Some(address) = report.read(at, Some(value), |value| listener_address(value, &endpoint)) else {
-            return;
-        };
-        for protocol in protocols.iter().copied() {
-            listeners.push(Placed {
-                value: Listener { address, protocol },
-                at: at.clone(),
-            });
-        }
-    };
-    match listen {
-        Some(OneOrMany::One(value)) => read(report, at, value),
-        Some(OneOrMany::Many(List(list))) if list.is_empty() => {
-            report.error(
-                at,
-                Invalid::new("the list is empty", "expected address:port, like 203.0.113.10:80"),
-            );
-        }
-        Some(OneOrMany::Many(list)) => report.each(at, list, read),
-        None => report.missing(at, "what the service listens on", "listen: 203.0.113.10:80"),
+    backends: &[Placed<Backend>],
+) {
+    if check.port.is_some() {
+        return;
     }
-    (listeners, families)
-}
-
-fn listener_address(value: &Scalar, Endpoint { ip, ports }: &Endpoint) -> Parsed<SocketAddr> {
-    let ip = address::unicast(*ip).and_then(address::supported_family)?;
-    match ports {
-        Ports::One(port) => Ok(SocketAddr::new(ip, *port)),
-        Ports::Unspecified => Err(Invalid::new(
-            format!("{value} has no port"),
-            format!("add the port, like {ip}:80"),
-        )),
-        Ports::Range(_) | Ports::Any => Err(Invalid::new(
-            format!("{value}: several ports in one are not supported yet"),
-            format!("list each port, like [{ip}:80, {ip}:443]"),
-        )),
+    if backends.iter().any(|backend| backend.value.address.port() == 0) {
+        let message = "the port to probe is missing: the backends keep the client's and have none of their own";
+        let remedy = "add it, like `health_check: {port: 8081}`, or switch checks off with `{type: none}`";
+        report.error(&at.key("port"), Invalid::new(message, remedy));
+    } else if !protocols.contains(&Protocol::Tcp) {
+        let kind = if check.probe == Probe::Tcp { "tcp" } else { "http" };
+        let message = format!("the {kind} check asks the backend's port, which serves udp");
+        report.warn(at, Invalid::new(message, "add the `port` to check, or `type: none`"));
     }
 }

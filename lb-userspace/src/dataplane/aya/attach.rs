@@ -16,7 +16,7 @@ use aya::{
 use lb_common::maps::programs;
 use tracing::{debug, error, warn};
 
-use super::tc;
+use super::{reinject::Reinjection, tc};
 use crate::{
     dataplane::pins::{Pins, PinsError},
     model::XdpMode,
@@ -213,6 +213,22 @@ const fn program_name(device: &Device, mode: XdpMode) -> &'static str {
         (_, true) => programs::NATIVE_VIRTUAL,
         (_, false) => programs::NATIVE,
     }
+}
+
+/// How frames are put back into an interface. In generic mode the kernel runs the program of the interface on whatever it receives
+/// there, so that a program which passes everything is enough; it also is what can redirect to any interface.
+pub(super) fn reinjection(ebpf: &mut Ebpf, device: &Device, mode: XdpMode) -> Result<Reinjection, AttachError> {
+    let name = if mode == XdpMode::Generic {
+        programs::PASS
+    } else {
+        program_name(device, mode)
+    };
+    let program = loaded(ebpf, device, name)?.fd();
+    let program = program.map_err(kernel("use the program for", &device.name))?;
+    let program = program
+        .try_clone()
+        .map_err(kernel("use the program for", &device.name))?;
+    Ok(Reinjection::new(program))
 }
 
 /// The pinned link of an interface, and the mode it is attached in.

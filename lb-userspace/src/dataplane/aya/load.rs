@@ -20,6 +20,9 @@ use crate::dataplane::pins::{Pins, PinsError};
 /// The compiled programs, embedded so that there is one file to ship.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xlb-ebpf"));
 
+/// The tables whose size is configured, each for as many connections as that says.
+const CONNECTION_TABLES: [&str; 2] = [maps::CONNECTIONS_V4, maps::CONNECTIONS_V6];
+
 /// What the size of the maps depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -30,7 +33,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Entries of the connection table: two a connection.
+    /// Entries of a connection table: two a connection.
     const fn connection_entries(self) -> u32 {
         (self.max_connections.saturating_add(self.max_half_open)).saturating_mul(2)
     }
@@ -103,7 +106,9 @@ pub(super) fn load(pins: &Pins, options: Options) -> Result<(Ebpf, bool), LoadEr
         loader.map_pin_path(name, pins.map(name));
     }
     if !adopted {
-        loader.map_max_entries(maps::CONNECTIONS_V4, options.connection_entries());
+        for name in CONNECTION_TABLES {
+            loader.map_max_entries(name, options.connection_entries());
+        }
     }
     match loader.load(OBJECT) {
         Ok(ebpf) => Ok((ebpf, adopted)),
@@ -137,6 +142,13 @@ fn check_pins(pins: &Pins, options: Options) -> Result<bool, LoadError> {
         return Ok(false);
     }
     let expected = expected_shapes()?;
+    // First of all: other settings say what the other differences come from.
+    if let (Some(info), Some(expected)) = (present.get(maps::SETTINGS), expected.get(maps::SETTINGS))
+        && info.value_size() != expected.value_size
+    {
+        let reason = format!("it is of another layout version, expected {LAYOUT_VERSION}");
+        return Err(mismatch(pins, maps::SETTINGS, &reason));
+    }
     for (name, info) in &present {
         check_shape(pins, name, info, expected.get(*name).copied(), options)?;
     }
@@ -212,11 +224,12 @@ fn check_shape(
         value_size: info.value_size(),
         max_entries: info.max_entries(),
     };
-    if name == maps::CONNECTIONS_V4 {
+    if CONNECTION_TABLES.contains(&name) {
         // A table can't be resized while connections are in it: it keeps its size, loudly.
         let wanted = options.connection_entries();
         if actual.max_entries != wanted {
             warn!(
+                table = name,
                 capacity = actual.max_entries / 2,
                 configured = wanted / 2,
                 "the connection table keeps its size until `xlb detach`"

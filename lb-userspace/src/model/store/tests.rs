@@ -1,13 +1,9 @@
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::*;
-use crate::model::{Connections, Forwarding, Listener, Probe, Protocol, Scheduler, Snat, Timeouts};
+use crate::model::{Connections, Echo, Forwarding, Listener, Ports, Probe, Protocol, Scheduler, Snat, Timeouts};
 
 const ALL_PORTS: RangeInclusive<u16> = 1024..=65_535;
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
 
 fn check() -> HealthCheck {
     HealthCheck {
@@ -25,13 +21,15 @@ fn service(name: &str, backends: &[(u16, u16)]) -> Service {
     Service {
         name: name.into(),
         listeners: vec![Listener {
-            address: address("203.0.113.10:80"),
+            address: [203, 0, 113, 10].into(),
+            ports: Ports::single(80),
             protocol: Protocol::Tcp,
         }],
         forwarding: Forwarding::Nat,
         scheduler: Scheduler::RoundRobin,
         health_check: Some(check()),
         when_all_down: WhenAllDown::ForwardToAll,
+        echo: Echo::Auto,
         backends: backends
             .iter()
             .map(|(port, weight)| Backend {
