@@ -2,18 +2,11 @@
 
 use lb_common::{
     backend::{NextHop, Tag, Tags},
-    packet::{Even, Ip, Plain, ether_type},
+    packet::{ETHERNET_ADDRESSES, ETHERNET_HEADER, Even, Ip, Plain, VLAN_TAG, ether_type},
     verdict::Verdict,
 };
 
 use crate::context::Context;
-
-/// Length of both Ethernet addresses.
-const ADDRESSES: usize = 12;
-/// Length of the Ethernet header without tags.
-const HEADER: usize = 14;
-/// Length of a tag.
-const TAG: usize = 4;
 
 /// Writes the Ethernet addresses and tags of `next_hop` in front of a packet that came with the tags `from`. Returns where the packet
 /// begins now.
@@ -23,7 +16,7 @@ pub(crate) fn write<A: Ip, C: Context>(ctx: C, l3: usize, from: Tags, next_hop: 
     if from != next_hop.tags {
         let priority = priority(ctx, from);
         ctx.change_tags(from, next_hop.tags)?;
-        l3 = HEADER + TAG * C::tags_in_frame(next_hop.tags);
+        l3 = ETHERNET_HEADER + VLAN_TAG * C::tags_in_frame(next_hop.tags);
         write_tags::<A, C>(ctx, next_hop.tags, priority)?;
     }
     write_addresses(ctx, next_hop)?;
@@ -52,7 +45,8 @@ fn priority<C: Context>(ctx: C, tags: Tags) -> u8 {
     if C::tags_in_frame(tags) == 0 {
         return 0;
     }
-    ctx.view::<[u8; 2]>(HEADER).map_or(0, |[first, _]| first & PRIORITY)
+    ctx.view::<[u8; 2]>(ETHERNET_HEADER)
+        .map_or(0, |[first, _]| first & PRIORITY)
 }
 
 /// Writes the tags, and the kind of the packet behind them.
@@ -78,7 +72,7 @@ fn write_tags<A: Ip, C: Context>(ctx: C, tags: Tags, priority: u8) -> Result<(),
 /// Writes what follows the Ethernet addresses.
 #[inline(always)]
 fn put<T: Plain, C: Context>(ctx: C, bytes: T) -> Result<(), Verdict> {
-    let place: *mut Even<T> = ctx.still_at(ADDRESSES)?;
+    let place: *mut Even<T> = ctx.still_at(ETHERNET_ADDRESSES)?;
     // SAFETY: `still_at` checked the bounds; a frame begins at an even address.
     unsafe { *place = Even(bytes) };
     Ok(())

@@ -18,14 +18,14 @@ pub mod ether_type {
     pub const SERVICE_TAG: u16 = 0x88a8;
 }
 
-/// Length of both Ethernet addresses.
-const ADDRESSES: usize = 12;
-/// Length of the Ethernet header without tags.
-const HEADER: usize = 14;
-/// Length of a tag.
-const TAG: usize = 4;
+/// Length of both Ethernet addresses in bytes: what follows is a tag, or the kind of the packet.
+pub const ETHERNET_ADDRESSES: usize = 12;
+/// Length of the Ethernet header without tags, in bytes.
+pub const ETHERNET_HEADER: usize = 14;
+/// Length of a VLAN tag in bytes.
+pub const VLAN_TAG: usize = 4;
 /// Length of the longest link header: Ethernet and two tags.
-pub const MAX_LINK_HEADER: usize = HEADER + 2 * TAG;
+pub const MAX_LINK_HEADER: usize = ETHERNET_HEADER + 2 * VLAN_TAG;
 
 /// What the link header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,29 +51,29 @@ impl Link {
     #[inline(always)]
     pub fn read<F: Frame + ?Sized>(frame: &F) -> Result<Self, PassReason> {
         let Even([destination, source]): Even<[MacAddress; 2]> = *frame.view(0).ok_or(PassReason::Malformed)?;
-        let Even(ether_type): Even<[u8; 2]> = *frame.view(ADDRESSES).ok_or(PassReason::Malformed)?;
+        let Even(ether_type): Even<[u8; 2]> = *frame.view(ETHERNET_ADDRESSES).ok_or(PassReason::Malformed)?;
         /// The bit that tells groups from single stations (IEEE 802.3, section 3.2.3).
         const GROUP: u8 = 0x01;
         if destination[0] & GROUP != 0 {
             return Err(PassReason::NotUnicast);
         }
         let mut link = Self {
-            l3: HEADER,
+            l3: ETHERNET_HEADER,
             ether_type: u16::from_be_bytes(ether_type),
             destination,
             source,
             tags: Tags::NONE,
         };
         if is_tag(link.ether_type) {
-            let (outer, ether_type) = tag(frame, HEADER, link.ether_type)?;
+            let (outer, ether_type) = tag(frame, ETHERNET_HEADER, link.ether_type)?;
             link.tags.outer = outer;
             link.ether_type = ether_type;
-            link.l3 = HEADER + TAG;
+            link.l3 = ETHERNET_HEADER + VLAN_TAG;
             if is_tag(ether_type) {
-                let (inner, ether_type) = tag(frame, HEADER + TAG, ether_type)?;
+                let (inner, ether_type) = tag(frame, ETHERNET_HEADER + VLAN_TAG, ether_type)?;
                 link.tags.inner = inner;
                 link.ether_type = ether_type;
-                link.l3 = HEADER + 2 * TAG;
+                link.l3 = ETHERNET_HEADER + 2 * VLAN_TAG;
             }
         }
         Ok(link)

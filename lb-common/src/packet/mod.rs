@@ -17,7 +17,7 @@ use network_types::{
 };
 
 pub use self::{
-    link::{Link, MAX_LINK_HEADER, ether_type},
+    link::{ETHERNET_ADDRESSES, ETHERNET_HEADER, Link, MAX_LINK_HEADER, VLAN_TAG, ether_type},
     quote::{ICMP_HEADER, Quote, is_error_v4, is_error_v6},
     transport::{Packet, TCP_CHECKSUM, UDP_CHECKSUM},
 };
