@@ -3,6 +3,9 @@
 //! The stack of a program, of all subprograms that are entered, is 512 bytes; the headers of one IPv6 packet and the candidates for its
 //! translation are more. And what comes from memory is unknown to the verifier, so that packets with tags and without, with extension
 //! headers and without, are one path to it from here on.
+//!
+//! One packet at a time has the desk: the kernel runs the programs with bottom halves off, so that the next packet of this CPU waits. A test
+//! run is no exception where it uses live frames; a plain one, from a process, may be interrupted by a packet, and belongs on maps of its own.
 
 use lb_common::packet::{Ip, Link, Network, Packet, Quote};
 
